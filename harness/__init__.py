@@ -1,0 +1,1 @@
+"""Fetch, patch, configure, build, boot and test kernels with the skbhome series."""

@@ -1,0 +1,1 @@
+"""Command lines: one thin module per script, all of them under scripts/."""

@@ -1,0 +1,1 @@
+"""What runs inside the guest: agent.c, compiled by :mod:`harness.vm.agent`."""

@@ -1,0 +1,32 @@
+"""Fixtures of the tests that run in a guest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import Lab
+
+
+@pytest.fixture
+def lab(guest: Any, scale: Any) -> Lab:
+    """The guest with networks, traffic, counters and traces."""
+    return Lab(guest, scale)
+
+
+@pytest.fixture
+def quiet(lab: Lab) -> Iterator[Lab]:
+    """A laboratory whose lists are empty when the test starts and when it ends."""
+    lab.drained()
+    yield lab
+    lab.drained()
+
+
+@pytest.fixture
+def source_tree(kernel: Any) -> Path:
+    """The source tree of the guest's kernel."""
+    tree = getattr(kernel, "tree", None)
+    # A kernel given by --kernel: its object directory is one of its source's, or names it.
+    return Path(tree.path) if tree else Path(kernel.build_dir / "source").resolve()
