@@ -24,8 +24,11 @@ from harness.errors import CommandTimeout, HarnessError, UsageError
 #: Overrides the probe: ``kvm`` or ``tcg``.
 VARIABLE = "SKBHOME_ACCEL"
 
-#: Seconds for everything that the probe runs.
+#: Seconds for a boot sector to run.
 LIMIT = 8.0
+
+#: Seconds for QEMU to say its version, on a machine that has other things to do.
+VERSION_LIMIT = 10.0
 
 QEMU = "qemu-system-x86_64"
 
@@ -52,7 +55,7 @@ class Accel:
 
 
 def probe(*, fresh: bool = False) -> Accel:
-    """Return how guests are run here. Takes at most 10 s, and a moment if remembered.
+    """Return how guests are run here. Takes at most 20 s, and a moment if remembered.
 
     Args:
         fresh: do not use what is remembered.
@@ -138,7 +141,7 @@ def _key() -> str:
     """Return a digest of everything that the answer depends on."""
     if shutil.which(QEMU) is None:
         raise HarnessError(f"{QEMU} was not found")
-    version = process.run([QEMU, "--version"], timeout=LIMIT).output
+    version = process.run([QEMU, "--version"], timeout=VERSION_LIMIT).output
     model = [
         line
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines()

@@ -389,6 +389,9 @@ class Builder:
             "CCACHE_MAXSIZE": "2G",
             # The sources' times change with every worktree; their contents decide.
             "CCACHE_SLOPPINESS": "include_file_mtime,include_file_ctime",
+            # Kbuild has the compiler say what it included: to preprocess each file once more
+            # for that took a fifth of a build's time (user time of net/ipv4/: 101 s, 79 s).
+            "CCACHE_DEPEND": "1",
             # The same source, compiler and configuration make the same bytes.
             "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
             "KBUILD_BUILD_USER": "skbhome",

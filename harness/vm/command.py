@@ -20,6 +20,17 @@ HOME = "/root"
 CMDLINE_MAX = 2047
 
 
+#: What a kernel on emulated CPUs is told.
+EMULATED = (
+    # A CPU that the host leaves without time misses the ticks by which the kernel would
+    # find out whether its timer works, and panics.
+    "no_timer_check",
+    # QEMU's emulated CPUs all read one counter, which the kernel cannot know. Each look at
+    # the clock would go to the HPET instead: a device, behind a lock of all of QEMU.
+    "tsc=reliable",
+)
+
+
 def virtme_run() -> Path:
     """Return the ``virtme-run`` of this Python's environment.
 
@@ -38,7 +49,7 @@ def virtme_run() -> Path:
     return Path(found)
 
 
-def kernel_arguments(options: VmOptions) -> list[str]:
+def kernel_arguments(options: VmOptions, *, kvm: bool) -> list[str]:
     """Return what the harness adds to the kernel's command line, init not included."""
     return [
         # The log goes to the serial console alone and in full.
@@ -52,6 +63,7 @@ def kernel_arguments(options: VmOptions) -> list[str]:
         # The harness marks the log through /dev/kmsg; no mark may be dropped.
         "printk.devkmsg=on",
         "random.trust_cpu=on",
+        *(() if kvm else EMULATED),
         *options.append,
     ]
 
@@ -102,7 +114,7 @@ def assemble(
     # The kernel hands everything after a lone `--` to init, virtme-ng's own
     # `init=` (always the last argument) included, so this one stays in force.
     # (The tab keeps the `--` inside one word, which option parsers would eat alone.)
-    words = [*kernel_arguments(options), f"init={agent.program()}", "--\tskbhome"]
+    words = [*kernel_arguments(options, kvm=kvm), f"init={agent.program()}", "--\tskbhome"]
     # What virtme-run adds is about 400 bytes, its overlays and shares not counted.
     length = sum(len(word) + 1 for word in words) + 700
     if length > CMDLINE_MAX:

@@ -25,6 +25,13 @@ def quiet(lab: Lab) -> Iterator[Lab]:
 
 
 @pytest.fixture
+def memo(request: pytest.FixtureRequest) -> dict[Any, Any]:
+    """What tests keep for others of the run."""
+    kept: dict[Any, Any] = request.config.skbhome.memo
+    return kept
+
+
+@pytest.fixture
 def source_tree(kernel: Any) -> Path:
     """The source tree of the guest's kernel."""
     tree = getattr(kernel, "tree", None)

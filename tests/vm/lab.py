@@ -122,12 +122,21 @@ def gone_after(shown: str, spaces: int) -> float:
     return float(end) - float(start)
 
 
+#: The receiver's address by IP version, for each kind of network that `nets` makes.
+ADDRESSES = {
+    "lo": {4: "127.0.0.1", 6: "::1"},
+    "veth": {4: "10.9.0.2", 6: "fd09::2"},
+    "gre": {4: "10.10.0.2", 6: "fd10::2"},
+    "vxlan": {4: "10.10.0.2", 6: "fd10::2"},
+}
+
+
 @dataclass(frozen=True)
 class Net:
     """A way from a sender to a receiver."""
 
     name: str
-    kind: str  # "veth" or "lo"
+    kind: str  # one of ADDRESSES
     tx_netns: str
     rx_netns: str
     addresses: dict[int, str]  # IP version to the receiver's address
@@ -183,21 +192,27 @@ class Lab:
         rps: int = 1,
         segments: int = 1,
         mtu: int = 4096,
+        inner: int = 0,
     ) -> Iterator[Net]:
-        """A network that lives for the body."""
-        net = self.make_net(kind, name=name, rps=rps, segments=segments, mtu=mtu)
+        """A network that lives for the body.
+
+        ``rps``: the CPUs that receive, as a mask; ``inner``: the same for what comes out
+        of a tunnel; ``segments``: how many one buffer may hold; ``mtu``: the loopback's.
+        """
+        net = self.make_net(kind, name=name, rps=rps, segments=segments, mtu=mtu, inner=inner)
         try:
             yield net
         finally:
             if self.vm.alive:
                 self.sh(f"{guesttools.script('nets')} down {name}", check=False)
 
-    def make_net(self, kind: str, *, name: str, rps: int, segments: int, mtu: int = 4096) -> Net:
-        extra = f" {mtu}" if kind == "lo" else ""
+    def make_net(
+        self, kind: str, *, name: str, rps: int, segments: int, mtu: int = 4096, inner: int = 0
+    ) -> Net:
+        extra = {"lo": f" {mtu}", "veth": ""}.get(kind, f" {inner:x}")
         self.sh(f"{guesttools.script('nets')} {kind} {name} {rps:x} {segments}{extra}")
-        if kind == "lo":
-            return Net(name, kind, name, name, {4: "127.0.0.1", 6: "::1"})
-        return Net(name, kind, f"{name}-tx", f"{name}-rx", {4: "10.9.0.2", 6: "fd09::2"})
+        ends = (name, name) if kind == "lo" else (f"{name}-tx", f"{name}-rx")
+        return Net(name, kind, *ends, ADDRESSES[kind])
 
     def give_up_soon(self, net: Net) -> None:
         """Have sockets that nobody has open any more give up after one attempt.

@@ -4,6 +4,7 @@ import statistics
 
 import pytest
 from lab import DEFER_MAX
+from test_tun_origins import pktgen
 
 pytestmark = pytest.mark.vm
 
@@ -140,7 +141,7 @@ def exceeded(found):
     return [name for name, (low, high) in limits.items() if not low <= found[name] <= high]
 
 
-PAIRS = 3
+PAIRS, BUSY_PAIRS = 3, 5
 
 
 @pytest.mark.parametrize("size", [64, 400, 1400])
@@ -165,6 +166,30 @@ def test_on_against_off(lab, report, size):
         wire.sunk()
     report.add(f"tun, {size} bytes: read with lists on / off", statistics.median(ratios), "x")
     assert statistics.median(ratios) > 0.5, f"ratios: {[f'{r:.2f}' for r in ratios]}"
+
+
+@pytest.mark.parametrize("size", [64, 400, 1400])
+def test_on_against_off_with_a_busy_reader(lab, report, size):
+    """The same where the reader is the slower side: pktgen keeps the ring of a tap full.
+
+    A reader that is faster than its sender sleeps, and what an emulated sender pays to wake
+    it hides all else. This one never does: what it reads per second is what its work costs.
+    """
+    ratios = []
+    with lab.sink("tap") as (net, wire):
+        pktgen(lab, net.tx_netns, ["dev"], 200, size=size)
+        for at in range(BUSY_PAIRS):
+            rate = {}
+            for value in ((64, 0), (0, 64))[at % 2]:
+                lab.write(DEFER_MAX, str(value))
+                before = received(lab, net)
+                seconds = pktgen(lab, net.tx_netns, ["dev"], lab.scale.work(60_000), size=size)
+                rate[value] = (received(lab, net) - before) / seconds
+            ratios.append(rate[64] / rate[0])
+        lab.write(DEFER_MAX, "64")
+        wire.sunk()
+    report.add(f"tap, {size} bytes, busy reader: lists on / off", statistics.median(ratios), "x")
+    assert statistics.median(ratios) > 0.8, f"ratios: {[f'{r:.2f}' for r in ratios]}"
 
 
 def received(lab, net):

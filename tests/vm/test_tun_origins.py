@@ -1,5 +1,6 @@
 """Buffers in the ring of a tun or tap device whatever they come from, and whatever they hold."""
 
+import re
 import shlex
 from contextlib import contextmanager
 
@@ -36,8 +37,10 @@ def run_in(lab, netns, script, *, timeout=20):
 SURE, STREAM = 20, 1000
 
 
-def pktgen(lab, netns, devices, count):
+def pktgen(lab, netns, devices, count, *, size=400):
     """Have CPU 0's generator send ``count`` packets for each of ``devices`` (dev@1, dev@2).
+
+    Returns the seconds that it took for the first of them.
 
     It raises an skb's count of users before it hands it to the device, and keeps the last
     one of a device until nobody else has it.
@@ -48,7 +51,7 @@ def pktgen(lab, netns, devices, count):
     ]
     for name in devices:
         lines.append(f"echo add_device {name} > kpktgend_0")
-        settings = f"count {count}", "delay 0", "pkt_size 400", f"dst {wires.PEERS[4]}"
+        settings = f"count {count}", "delay 0", f"pkt_size {size}", f"dst {wires.PEERS[4]}"
         lines += [f"echo {each} > {name}" for each in settings]
     lines += [
         "echo start > pgctrl",
@@ -58,6 +61,9 @@ def pktgen(lab, netns, devices, count):
     shown = run_in(lab, netns, "\n".join(lines), timeout=30)
     sent = [int(line.split()[1]) for line in shown.splitlines() if "pkts-sofar:" in line]
     assert sent == [count] * len(devices), shown
+    took = re.search(r"Result: OK: (\d+)\(", shown)
+    assert took, shown
+    return int(took[1]) / 1e6
 
 
 @pytest.mark.parametrize("kind", ["tap", pytest.param("vhost", marks=brief)])
