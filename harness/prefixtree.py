@@ -1,8 +1,9 @@
-"""The worktree in which one prefix of a series after another is checked out.
+"""A worktree in which one version of a series after another is checked out.
 
-It is ``bisect``, beside the worktree that people work in and never in place of
-it; whatever is changed there is thrown away. Moving it writes only the files
-that differ between two prefixes, so that make does no more than it has to.
+It is ``bisect`` for the prefixes of a series and ``mutant`` for its mutants, beside the
+worktree that people work in and never in place of it; whatever is changed there is thrown
+away. Moving it writes only the files that differ between two versions, so that make does
+no more than it has to.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from harness import tree as trees
 from harness.bases import Base
 from harness.series import PatchDoesNotApply
 from harness.sources.model import Source
-from harness.worktree import Home
+from harness.worktree import Arm, Home
 
 
 class PrefixTree:
-    """The worktree ``bisect`` of one base. Nobody else may use it at the same time."""
+    """A worktree of one base. Nobody else may use it at the same time."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, arm: Arm = "bisect") -> None:
         self.base = base
+        self.arm: Arm = arm
         self._home = Home.of(base)
         self._start = ""
 
     @property
     def path(self) -> Path:
         """The worktree, whether it is there yet or not."""
-        return self._home.worktree("bisect")
+        return self._home.worktree(self.arm)
 
     def source(self) -> Source:
         """Return the source that the series is for, fetched and imported if it is not there.
@@ -64,9 +66,9 @@ class PrefixTree:
 
     def checkout(self, commit: str) -> None:
         """Make the worktree's files those of ``commit``; ignored ones (objects) stay."""
-        with self._held("checking out prefixes of"):
+        with self._held("checking out versions of"):
             if not self.path.exists():
-                trees.add_worktree(self._home, "bisect", commit)
+                trees.add_worktree(self._home, self.arm, commit)
                 with contextlib.suppress(OSError):
                     self._home.scratch.rmdir()
                 return

@@ -52,7 +52,8 @@ class Tree:
     """A kernel tree, ready to configure and build.
 
     Attributes:
-        arm: ``patched``, ``baseline``, or ``bisect`` for a part of the series.
+        arm: ``patched``, ``baseline``, ``bisect`` for a part of the series, ``mutant`` for it
+            with a bug.
         path: a git worktree.
         source: what it was made from.
         commit: its HEAD.

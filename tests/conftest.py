@@ -5,6 +5,8 @@ and says in its ``vm`` marker what guest it needs. Tests are sorted so that thos
 that share a guest follow one another; a guest is booted when its first test
 starts, closed when no further test needs it, and replaced after a failure, a
 splat or its death. Only one guest is alive at a time.
+
+A VM test that fails without a word of the kernel's is tried once more (see retries.py).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import hostjobs
+from retries import Retries
 
 from harness import bases, flavours, paths, stamp
 from harness.errors import HarnessError
@@ -58,6 +61,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "vmlinux is looked for three directories up, where the kernel's build leaves it",
     )
     group.addoption("--slow", action="store_true", help="run the tests marked `slow`, too")
+    group.addoption(
+        "--once", action="store_true", help="do not try a VM test that has failed a second time"
+    )
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ def pytest_configure(config: pytest.Config) -> None:
             flavours.get(flavour)
     except HarnessError as err:
         raise pytest.UsageError(str(err)) from err
+    config.pluginmanager.register(config.skbhome.retries, "retries")  # type: ignore[attr-defined]
     hostjobs.configure(config)
 
 
@@ -259,7 +266,13 @@ class Session:
         self._directory: Path | None = None
         self._kernels: dict[tuple[str, bool], Any] = {}
         self._failures: dict[tuple[object, ...], HarnessError] = {}
+        #: Guests that came up the second time.
         self.flakes: list[str] = []
+        self.retries = Retries(
+            may=lambda item: item in self.keys and not config.getoption("once"),
+            directory=lambda: self.directory,
+            say=self._say,
+        )
         #: What tests keep for others of the run: how something ended on the other kernel.
         self.memo: dict[Any, Any] = {}
         self._boots = 0
@@ -321,7 +334,9 @@ class Session:
                 # An emulator that fails once in a while is no finding about the
                 # kernel, but not to be hidden either.
                 self._say(f"guest {key.name} did not come up, trying again: {err.what}")
-                self.flakes.append(f"{key.name}: {err.what} (log: {err.log})")
+                self.flakes.append(
+                    f"guest {key.name} came up the second time: {err.what} (log: {err.log})"
+                )
                 log_dir = log_dir.with_name(f"{log_dir.name}-again")
                 log_dir.mkdir(exist_ok=True)
         self._say(f"guest {key.name} up in {vm.boot_seconds:.1f} s ({vm.accel})")
@@ -381,6 +396,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     except HarnessError as err:
         splats, alive = [], False
         report.sections.append(("guest", str(err)))
+    if splats or not alive:
+        session.retries.final.add(item.nodeid)
     if splats:
         text = describe(splats, guest.vm.console_log)
         guest.spoilt = f"{item.nodeid} made it complain"
@@ -405,6 +422,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         late = new_splats(session.guest)
         if late:
             session.guest.spoilt = f"{item.nodeid} made it complain"
+            session.retries.final.add(item.nodeid)
             pytest.fail(describe(late, session.guest.vm.console_log), pytrace=False)
     if nextitem is None or session.keys.get(nextitem) != session.keys[item]:
         session.release()
@@ -556,8 +574,11 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     state: Session = config.skbhome  # type: ignore[attr-defined]
-    for flake in state.flakes:
-        terminalreporter.write_line(f"a guest failed to boot and came up the second time: {flake}")
+    flakes = state.flakes + state.retries.flakes
+    if flakes:
+        terminalreporter.section("not steady")
+    for flake in flakes:
+        terminalreporter.write_line(flake)
     if not state.rows:
         return
     terminalreporter.section("figures")

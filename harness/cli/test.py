@@ -5,6 +5,7 @@
     scripts/test -m vm -k hotplug          some of those in the VM
     scripts/test --base v6.1               another kernel series
     scripts/test --flavour debug           another configuration
+    scripts/test --mutants                 put bugs into the kernel; see `--mutants --help`
     scripts/test --pytest-help             pytest's own options
 
 VM tests build what they need if it is not there. The run's logs, junit.xml
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import logs, paths
-from harness.cli import _main
+from harness.cli import _main, mutants
 
 #: Says in how many processes tests/hostjobs.py runs the host tests.
 JOBS = "SKBHOME_HOST_JOBS"
@@ -53,6 +54,8 @@ def main(argv: Sequence[str]) -> int:
     if list(argv) in (["--help"], ["-h"]):
         print(__doc__)
         return 0
+    if "--mutants" in argv:
+        return mutants.main([word for word in argv if word != "--mutants"])
     directory = logs.run_dir("test")
     print(f"logs: {directory}", file=sys.stderr, flush=True)
     words = command(argv, directory=directory, cwd=Path.cwd())

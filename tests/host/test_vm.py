@@ -357,6 +357,9 @@ def test_the_first_kernel_under_kvm_proves_it(
     first, second = (fake / "argv").read_text().splitlines()
     assert "--disable-kvm" not in first
     assert "--disable-kvm" in second
+    # A hypervisor has a clock of its own for its guests.
+    assert "tsc=reliable" not in first
+    assert "tsc=reliable" in second
 
 
 # Interruptions.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -466,6 +467,26 @@ class Lab:
                 return stat
             assert time.monotonic() < deadline, f"{stat.queued} buffers are still queued"
             time.sleep(0.05)
+
+    def on_against_off(
+        self, rate: Callable[[], float], *, floor: float, pairs: int = 5, most: int = 15
+    ) -> float:
+        """Return the median ratio of what ``rate`` returns with lists on and with lists off.
+
+        The runs are paired, and take turns at who is first. A host that has other things to do
+        spoils a pair now and then: below ``floor``, there are more of them, up to ``most``.
+        """
+        ratios: list[float] = []
+        while len(ratios) < most:
+            found = {}
+            for value in ((64, 0), (0, 64))[len(ratios) % 2]:
+                with self.limit(value):
+                    found[value] = rate()
+            ratios.append(found[64] / found[0])
+            if len(ratios) >= pairs and statistics.median(ratios) > floor:
+                break
+        print(f"ratios: {[f'{ratio:.2f}' for ratio in ratios]}")
+        return statistics.median(ratios)
 
     @contextmanager
     def limit(self, value: int) -> Iterator[None]:

@@ -136,6 +136,7 @@ def test_queues_come_and_go(lab, kind, peer):
     before = lab.objects()
     cpus = ("1,3", "2,3")
     with lab.span(kind, peer, queues=2, cpus=cpus, churn=5) as (net, wire):
+        lab.give_up_soon(net)
         # TCP goes on after losses; the packets of UDP change queues and may be overtaken.
         with lab.traffic(net, tx_cpu=0, rx_cpu=3, bytes=100_000) as background:
             stat = lab.defer()
