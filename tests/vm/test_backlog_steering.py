@@ -33,26 +33,26 @@ def test_tunnel(lab, kind, family):
     assert all(b > a for a, b in zip(before, after, strict=True)), (before, after)
 
 
-#: bash: until no tcpflow is left, move the one that reads on CPU 1 over CPUs 1 to 3.
+#: bash: move the tcpflow that reads on CPU 1 over CPUs 1 to 3 until it ends; how often.
 WANDER = (
     NAP
     + """
 reader=
 for try in {1..100}; do
-	for pid in $(pidof tcpflow); do
-		for task in /proc/$pid/task/*; do
-			! grep -q '^Cpus_allowed_list:\\s1$' $task/status || reader+=" ${task##*/}"
-		done
-	done
+	for task in /proc/[0-9]*/task/*; do
+		read -r name < $task/comm && [ "$name" = tcpflow ] || continue
+		mapfile -t lines < $task/status
+		[[ "${lines[*]}" =~ Cpus_allowed_list:[[:space:]]1[[:space:]] ]] && reader+=" ${task##*/}"
+	done 2> /dev/null
 	[ -z "$reader" ] || break
 	nap 0.02
 done
 moves=0
-while [ -n "$(pidof tcpflow)" ]; do
+while :; do
 	for cpu in 2 3 1; do
-		for task in $reader; do taskset -pc $cpu $task > /dev/null 2>&1; done
+		for task in $reader; do taskset -pc $cpu $task > /dev/null 2>&1 || break 3; done
 		((++moves))
-		nap $PAUSE
+		nap 0.03
 	done
 done
 echo $moves
@@ -63,6 +63,7 @@ echo $moves
 ENTRIES, QUEUE_ENTRIES = "/proc/sys/net/core/rps_sock_flow_entries", "rps_flow_cnt"
 
 
+@pytest.mark.brief
 def test_rfs_keeps_the_order(lab, report):
     """RFS follows a reader from CPU to CPU, and no packet is overtaken.
 
@@ -76,20 +77,16 @@ def test_rfs_keeps_the_order(lab, report):
         lab.sh(f"{inside} sh -c 'echo 4096 > {queue}/{QUEUE_ENTRIES}'")
         try:
             before = [slept(lab, cpu) for cpu in range(lab.cpus)]
-            # A window of fewer packets than the backlog holds: none is lost.
+            # A window of fewer packets than the backlog holds: none is lost. The pauses of the
+            # reader make it last while that is moved.
+            slow = {"rcvbuf": 1 << 18, "read": 16384, "pause_us": 3000}
             with (
                 lab.calls(RPS_IPI) as calls,
                 lab.traffic(
-                    net,
-                    rounds=1,
-                    tx_cpu=0,
-                    rx_cpu=1,
-                    bytes=lab.scale.work(48 << 20),
-                    rcvbuf=1 << 18,
+                    net, rounds=1, tx_cpu=0, rx_cpu=1, bytes=lab.scale.work(16 << 20), **slow
                 ) as background,
             ):
-                pause = lab.scale.seconds(0.03)
-                moves = int(lab.sh(WANDER.replace("$PAUSE", f"{pause:.2f}"), timeout=150))
+                moves = int(lab.sh(WANDER, timeout=60))
                 flow = background.stop().intact()
             after = [slept(lab, cpu) for cpu in range(lab.cpus)]
             early = netstat(lab, net.rx_netns, "TCPOFOQueue")
@@ -129,9 +126,12 @@ def test_busy_polling(lab, report):
         lab.write(sysctl, "500")
         try:
             with lab.calls(RPS_IPI) as calls:
-                udp = lab.udp(net, count=lab.scale.work(2000), window=1, tx_cpu=0, rx_cpu=1)
-                udp.ordered().complete()
-                everything(lab, net)
+                common = {"tx_cpu": 0, "rx_cpu": 1}
+                count = lab.scale.work(1000)
+                lab.udp(net, count=count, window=1, **common).ordered().complete()
+                # Each packet takes a page: more of them would not find room at the socket.
+                lab.udp(net, 6, flows=4, count=count, window=8, **common).ordered().complete()
+                lab.flow(net, conns=2, bytes=lab.scale.work(1 << 20), **common).intact()
         finally:
             lab.write(sysctl, "0")
         polled = netstat(lab, net.rx_netns, "BusyPollRxPackets")
