@@ -201,9 +201,25 @@ def with_netfilter(lab, kind, **more):
         lab.ip(bridge + made["sunk-2"], netns="sunk-2")
         lab.ip(wires.neighbours(), netns="sunk")
         lab.sh(f"{guesttools.tool('conntrack')} sunk-2")
+        run_in(lab, "sunk-2", UNTIL_FORWARDING)
         with lab.wire(wires.behind(kind, "sunk-2", LONG), "sink", a_cpu=1, **more) as wire:
             yield Net(kind, kind, "sunk", "sunk-2", dict(wires.PEERS)), wire
 
+
+#: bash: wait until the bridge takes packets from its port. The kernel looks at new carriers
+#: once a second.
+UNTIL_FORWARDING = (
+    NAP
+    + """
+for i in {1..300}; do
+	read -r state < /sys/class/net/port/brport/state
+	[ $state != 3 ] || exit 0
+	nap 0.01
+done
+echo "the port is in state $state" >&2
+exit 1
+"""
+)
 
 #: What an skb holds, how many of those, and where it does.
 HOLDS = [

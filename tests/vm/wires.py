@@ -35,6 +35,10 @@ class Wire:
         """Have a wire that was started with ``stall`` read from now on."""
         self._process.kill(10)
 
+    def calm(self) -> None:
+        """Have a wire that was started with ``churn`` leave its queues where they belong."""
+        self._process.kill(10)
+
     def kill(self) -> None:
         """End it as a crash would; there is no report."""
         self._process.kill(9)

@@ -50,7 +50,7 @@ static struct {
 } ask = { .timeout = 60 };
 
 _Atomic int stopping;
-static _Atomic int stalled, running, churns;
+static _Atomic int stalled, calm, running, churns;
 static _Atomic uint64_t total;
 static int enough_fd;			/* signalled when the main thread should look */
 
@@ -226,7 +226,7 @@ static void stop(struct end *end)
 static void *churn(void *unused)
 {
 	(void)unused;
-	while (!stopping) {
+	while (!stopping && !calm) {
 		for (int i = 0; i < MAX_QUEUES; i++) {
 			int err = 0, away = 0;
 
@@ -252,7 +252,7 @@ static void *churn(void *unused)
 				return NULL;
 			}
 			churns++;
-			if (stopping)
+			if (stopping || calm)
 				return NULL;
 			pause_ms(ask.churn_ms);
 		}
@@ -274,7 +274,8 @@ static void usage(FILE *to)
 "  --blocking         block in read() instead of poll()\n"
 "  --stall            read nothing until SIGUSR1\n"
 "  --churn MS         every MS milliseconds a queue leaves its device or\n"
-"                     returns to it, in turn (ends with queues=2 or more)\n"
+"                     returns to it, in turn, until SIGUSR1 (ends with\n"
+"                     queues=2 or more)\n"
 "  --frames N         end when N frames were read, at both ends together\n"
 "  --checked N        end when a sink has checked N frames\n"
 "  --seconds S        end after that long (with status 0)\n"
@@ -525,6 +526,7 @@ static const char *supervise(int signals, double limit, double seconds_limit)
 			if (info.ssi_signo != SIGUSR1)
 				return "signal";
 			stalled = 0;
+			calm = 1;
 			for (int e = 0; e < 2; e++)
 				for (int i = 0; i < opt.end[e].queues; i++)
 					if (opt.end[e].queue[i].running)
