@@ -242,11 +242,17 @@ class Lab:
 
     @contextmanager
     def traffic(
-        self, net: Net, family: int = 4, *, timeout: float = 150, **options: Any
+        self,
+        net: Net,
+        family: int = 4,
+        *,
+        timeout: float = 150,
+        patience: float = 30,
+        **options: Any,
     ) -> Iterator[Background[Flow]]:
-        """Traffic in rounds that runs while the body does."""
+        """Traffic in rounds that runs while the body does; then a round has ``patience``."""
         wanted = {**net.options(family), "rounds": 0, **options}
-        limit, patience = self.scale.seconds(timeout), self.scale.seconds(30)
+        limit, patience = self.scale.seconds(timeout), self.scale.seconds(patience)
         with flows.background(self.vm, Flow, wanted, limit, patience) as background:
             yield background
 

@@ -138,7 +138,7 @@ def test_queues_come_and_go(lab, kind, peer):
     with lab.span(kind, peer, queues=2, cpus=cpus, churn=5) as (net, wire):
         lab.give_up_soon(net)
         # TCP goes on after losses; the packets of UDP change queues and may be overtaken.
-        with lab.traffic(net, tx_cpu=0, rx_cpu=3, bytes=100_000) as background:
+        with lab.traffic(net, tx_cpu=0, rx_cpu=3, bytes=100_000, patience=100) as background:
             stat = lab.defer()
             udp = lab.udp(
                 net, 6, flows=8, tx_cpu=0, rx_cpu=3, count=lab.scale.work(300), burst=8, gap_us=500
@@ -172,13 +172,15 @@ def test_goes_under_traffic(lab, kind, what):
     stat = lab.drained()
     before = lab.objects()
     with lab.sink(kind) as (net, wire), lab.udp_traffic(net, no_receiver=True, tx_cpu=0):
-        time.sleep(lab.scale.seconds(0.2))
+        deadline = time.monotonic() + lab.scale.seconds(20)
+        while not (lab.defer() - stat)["batched"]:
+            assert time.monotonic() < deadline, "nothing streams in"
+            time.sleep(0.1)
         if what == "reader":
             wire.kill()
         else:
             lab.sh("ip -n sunk link del dev dev")
         time.sleep(0.1)
-    assert (lab.drained() - stat)["batched"] > 0
     fresh(lab, kind)
     back(lab, before)
 
