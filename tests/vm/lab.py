@@ -475,7 +475,7 @@ class Lab:
             time.sleep(0.05)
 
     def on_against_off(
-        self, rate: Callable[[], float], *, floor: float, pairs: int = 5, most: int = 15
+        self, rate: Callable[[], float], *, floor: float, pairs: int = 3, most: int = 15
     ) -> float:
         """Return the median ratio of what ``rate`` returns with lists on and with lists off.
 

@@ -17,7 +17,11 @@ INNER = 3
 
 @pytest.mark.parametrize(
     ("kind", "family"),
-    [("vxlan", 6), pytest.param("vxlan", 4, marks=pytest.mark.brief), ("gre", 4)],
+    [
+        ("vxlan", 6),
+        pytest.param("vxlan", 4, marks=pytest.mark.brief),
+        pytest.param("gre", 4, marks=pytest.mark.brief),
+    ],
 )
 def test_tunnel(lab, kind, family):
     """A packet is steered twice, from thread to thread: as it came, and without its tunnel.
@@ -110,6 +114,7 @@ def netstat(lab, netns, name):
     return int(numbers[names.index(name)])
 
 
+@pytest.mark.brief
 def test_busy_polling(lab, report):
     """Who busy polls a device steers what it finds there to a thread, and gets it from there.
 

@@ -39,6 +39,7 @@ def sent_by_device(lab):
 
 
 @pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
+@pytest.mark.brief
 def test_takes_what_is_sent(lab, family):
     """Every packet is counted and freed where it was sent: no list has anything to do with it."""
     before = lab.objects()
