@@ -195,7 +195,7 @@ class Builder:
                 _RECIPE,
                 self.tree.source.checksum,
                 self.tree.series_digest,
-                compiler(),
+                compiler(self.flavour.compiler),
                 "\n".join(request.line for request in kconfig.merge(self.fragments)),
                 _contents(self.start) if self.start is not None else "",
                 " ".join(self._make()),
@@ -334,7 +334,7 @@ class Builder:
         vmlinux = self.build_dir / "vmlinux"
         facts = {
             "release": (self.build_dir / "include/config/kernel.release").read_text().strip(),
-            "compiler": compiler(),
+            "compiler": compiler(self.flavour.compiler),
             "config_sha256": hashlib.sha256(result.path.read_bytes()).hexdigest(),
             "image": [image.stat().st_size, image.stat().st_mtime_ns],
             "vmlinux": [vmlinux.stat().st_size, vmlinux.stat().st_mtime_ns],
@@ -359,7 +359,8 @@ class Builder:
         )
 
     def _make(self) -> list[str]:
-        compile_with = "ccache gcc" if shutil.which("ccache") else "gcc"
+        own = self.flavour.compiler
+        compile_with = f"ccache {own}" if shutil.which("ccache") else own
         # Line numbers name the sources relative to the tree, wherever it is: what the
         # compiler cache gives back for one worktree is then right for every other.
         relative = f"-fdebug-prefix-map={self.tree.path}=."
@@ -543,13 +544,12 @@ def _source_of(tree: Path, target: str) -> Path | None:
     return None
 
 
-def compiler() -> str:
+def compiler(name: str = "gcc") -> str:
     """Return the compiler's and the linker's own description, one line."""
     lines = []
-    for tool in ("gcc", "ld"):
-        done = process.run(
-            [tool, "--version"], timeout=30, env={"LC_ALL": "C"}, hint="run scripts/doctor"
-        )
+    hint = "run scripts/doctor" if name == "gcc" else f"install {name} (apt-get install {name})"
+    for tool in (name, "ld"):
+        done = process.run([tool, "--version"], timeout=30, env={"LC_ALL": "C"}, hint=hint)
         lines.append(done.output.partition("\n")[0].strip())
     return "; ".join(lines)
 

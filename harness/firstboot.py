@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness import stamp
 from harness.build import Kernel
+from harness.console import Console
 from harness.errors import HarnessError
 
 #: Stamp of an image that has booted without a complaint.
@@ -47,25 +48,39 @@ def boot(kernel: Kernel, directory: Path) -> Boot:
         BootedWrong: the release differs, or the console holds a splat.
         HarnessError: the guest did not come up, or did not answer.
     """
+    made = _bare(kernel, directory) if kernel.flavour.bare else _guest(kernel, directory)
+    stamp.write(kernel.build_dir / _BOOTED, _identity(kernel), {"console": str(made.console)})
+    return made
+
+
+def _guest(kernel: Kernel, directory: Path) -> Boot:
     # Needs packages that a command may have to install first.
     from harness import vm as machines  # noqa: PLC0415
 
     with machines.boot(kernel, machines.VmOptions(), log_dir=directory) as vm:
         release = vm.run(["uname", "-r"], timeout=COMMAND_TIMEOUT).stdout.strip()
-        if release != kernel.release:
-            raise BootedWrong(
-                f"the guest runs {release}, but {kernel.release} was built", log=vm.console_log
-            )
-        splats = vm.console.splats()
-        if splats:
-            raise BootedWrong(
-                f"the kernel complains while it boots: {splats[0].title}",
-                log=vm.console_log,
-                tail=splats[0].decoded or splats[0].text,
-            )
-        made = Boot(release, vm.accel, vm.boot_seconds, Path(vm.console_log))
-    stamp.write(kernel.build_dir / _BOOTED, _identity(kernel), {"console": str(made.console)})
-    return made
+        _check(kernel, release, vm.console, Path(vm.console_log))
+        return Boot(release, vm.accel, vm.boot_seconds, Path(vm.console_log))
+
+
+def _bare(kernel: Kernel, directory: Path) -> Boot:
+    from harness.vm import bare  # noqa: PLC0415
+
+    found = bare.boot(kernel, directory, bits=kernel.flavour.bits)
+    _check(kernel, found.release, found.console, found.console.log)
+    return Boot(found.release, found.accel, found.seconds, found.console.log)
+
+
+def _check(kernel: Kernel, release: str, console: Console, log: Path) -> None:
+    if release != kernel.release:
+        raise BootedWrong(f"the guest runs {release}, but {kernel.release} was built", log=log)
+    splats = console.splats()
+    if splats:
+        raise BootedWrong(
+            f"the kernel complains while it boots: {splats[0].title}",
+            log=log,
+            tail=splats[0].decoded or splats[0].text,
+        )
 
 
 def booted(kernel: Kernel) -> Path | None:

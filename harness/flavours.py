@@ -29,6 +29,9 @@ class Flavour:
         lean: those of them that a configuration of a person's own goes without.
         slow: how many times longer a guest may take than one of the default flavour.
         rt: it is PREEMPT_RT, which takes a patch of the tree for some bases.
+        bare: it cannot have the host's files: it boots from an initramfs and runs no commands.
+        bits: what it is compiled for, 64 or 32.
+        compiler: what compiles it, ``gcc`` or ``clang``.
     """
 
     name: str
@@ -37,6 +40,9 @@ class Flavour:
     lean: frozenset[str] = frozenset()
     slow: float = 1.0
     rt: bool = False
+    bare: bool = False
+    bits: int = 64
+    compiler: str = "gcc"
 
     def files(self, *, own: bool = False) -> tuple[Path, ...]:
         """Return the fragments' files, in order.
@@ -74,6 +80,9 @@ def parse(text: str) -> dict[str, Flavour]:
             lean=lean,
             slow=float(entry.get("slow", 1.0)),
             rt=rt,
+            bare=bool(entry.get("bare", False)),
+            bits=int(entry.get("bits", 64)),
+            compiler=entry.get("compiler", "gcc"),
         )
     return found
 
@@ -98,3 +107,18 @@ def get(name: str) -> Flavour:
     if name not in found:
         raise UsageError(f"unknown flavour {name!r}; known: {', '.join(found)}")
     return found[name]
+
+
+def for_commands(name: str) -> Flavour:
+    """Return the flavour called ``name``, whose guests must be able to run commands.
+
+    Raises:
+        UsageError: no such flavour, or it boots from an initramfs and runs no commands.
+    """
+    found = get(name)
+    if found.bare:
+        raise UsageError(
+            f"a guest of the flavour {name!r} runs no commands: {found.description}",
+            hint=f"scripts/apply-and-build --flavour {name} builds and boots it",
+        )
+    return found

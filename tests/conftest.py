@@ -111,7 +111,7 @@ def pytest_configure(config: pytest.Config) -> None:
             config, bases.get(name) if name else bases.default_base()
         )
         for flavour in config.getoption("flavour") or []:
-            flavours.get(flavour)
+            flavours.for_commands(flavour)
     except HarnessError as err:
         raise pytest.UsageError(str(err)) from err
     config.pluginmanager.register(config.skbhome.retries, "retries")  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ from harness import bases, build, flavours, logs, progress
 from harness.cli import _main
 from harness.console import Splat
 from harness.errors import UsageError
+from harness.flavours import Flavour
 from harness.vm import GuestError, GuestPanic, Vm, VmOptions, boot, relay
 
 #: Exit status if the kernel complained, whatever the command returned.
@@ -85,10 +86,10 @@ def main(argv: Sequence[str]) -> int:
         words, command = words[:at], words[at + 1 :]
     chosen = parser().parse_args(words)
     base = bases.get(chosen.base)
-    flavour = flavours.get(chosen.flavour or base.flavour)
+    flavour = flavours.for_commands(chosen.flavour or base.flavour)
     options = VmOptions(
         cpus=chosen.cpus,
-        memory=chosen.memory or memory_for(flavour.name),
+        memory=chosen.memory or memory_for(flavour),
         numa=chosen.numa,
         append=tuple(word for text in chosen.append for word in split(text)),
         rwdirs=tuple(directory.resolve() for directory in chosen.rwdir),
@@ -150,9 +151,10 @@ def _command(vm: Vm, command: Sequence[str], timeout: float | None) -> int:
     return relay.run(vm, ["bash"], cwd=here, timeout=timeout)
 
 
-def memory_for(flavour: str) -> str:
+def memory_for(flavour: Flavour) -> str:
     """Return the memory that a guest of a flavour gets unless told otherwise."""
-    return "3G" if flavour == "debug" else "1G"
+    # Checks remember much; what is merely slower does not.
+    return "3G" if flavour.slow > 2 else "1G"
 
 
 def split(text: str) -> list[str]:
