@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -61,6 +62,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "vmlinux is looked for three directories up, where the kernel's build leaves it",
     )
     group.addoption("--slow", action="store_true", help="run the tests marked `slow`, too")
+    group.addoption("--faults", action="store_true", help="run the tests marked `faults`, too")
+    group.addoption(
+        "--seed", type=int, default=None, help="what tests marked `faults` draw from (default: new)"
+    )
     group.addoption(
         "--once", action="store_true", help="do not try a VM test that has failed a second time"
     )
@@ -215,8 +220,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item, key in keys.items()
             if flavours.get(key.flavour).slow > 1 and item.get_closest_marker("brief")
         }
-    if not config.getoption("slow"):
-        spared |= {item for item in keys if item.get_closest_marker("slow")}
+    for name in ("slow", "faults"):
+        if not config.getoption(name):
+            spared |= {item for item in keys if item.get_closest_marker(name)}
     items[:] = [item for item in items if item not in spared]
     for item in spared:
         del keys[item]
@@ -472,6 +478,17 @@ class Scale:
     def seconds(self, limit: float) -> float:
         """Return a time limit, longer on a slower flavour."""
         return limit * self.slow
+
+
+@pytest.fixture
+def seeded(request: pytest.FixtureRequest) -> random.Random:
+    """What decides on the order of things in a test, the same for the same --seed."""
+    seed = request.config.getoption("--seed")
+    if seed is None:
+        seed = random.SystemRandom().randrange(1 << 32)
+    node = request.node.nodeid
+    print(f"seed {seed}; the same again: scripts/test --faults --seed {seed} '{node}'")
+    return random.Random(f"{seed} {node}")
 
 
 @pytest.fixture

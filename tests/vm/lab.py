@@ -447,19 +447,28 @@ class Lab:
         return self.guest.memo["rt"]
 
     def kept(
-        self, before: dict[str, int], *, noise: int | None = None, seconds: float = 8
+        self,
+        before: dict[str, int],
+        *,
+        noise: int | dict[str, int] | None = None,
+        seconds: float = 8,
     ) -> dict[str, int]:
         """Return how many more objects there are than ``before``, by cache.
 
         Waits for sockets that nobody has open any more to give up (nets makes
-        that short), at most ``seconds``, or until no more than ``noise`` are left.
+        that short), at most ``seconds``, or until no more than ``noise`` are left,
+        of every cache or of each.
         """
         noise = self.noise if noise is None else noise
+        bearable = noise if isinstance(noise, dict) else dict.fromkeys(before, noise)
         deadline = time.monotonic() + self.scale.seconds(seconds)
         while True:
             now = self.objects(*before)
             kept = {cache: now[cache] - before[cache] for cache in before}
-            if all(n <= noise for n in kept.values()) or time.monotonic() > deadline:
+            if (
+                all(n <= bearable[cache] for cache, n in kept.items())
+                or time.monotonic() > deadline
+            ):
                 return kept
             time.sleep(0.3)
 
