@@ -28,6 +28,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import hostjobs
+import racecheck
 from retries import Retries
 
 from harness import bases, flavours, paths, stamp
@@ -281,6 +282,7 @@ class Session:
         )
         #: What tests keep for others of the run: how something ended on the other kernel.
         self.memo: dict[Any, Any] = {}
+        self.races = racecheck.RaceCheck(base, lambda: self.directory)
         self._boots = 0
         self._stack = ExitStack()
 
@@ -364,14 +366,16 @@ class Session:
             reporter.write_line(f"  [{text}]")
 
 
-def new_splats(guest: Guest) -> list[Any]:
-    """Return the splats that the guest's console has shown since the last look."""
+def new_splats(session: Session, guest: Guest) -> list[Any]:
+    """Return the splats to answer for that the guest's console has shown since the last look."""
     found = [
         splat
         for splat in guest.vm.console.splats(since=guest.checked)
         if splat.start not in guest.reported
     ]
     guest.reported.update(splat.start for splat in found)
+    if guest.key.flavour == racecheck.FLAVOUR:
+        return session.races.failing(found, baseline=guest.key.baseline)
     return found
 
 
@@ -397,7 +401,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.when == "setup" and report.passed:
         return
     try:
-        splats = new_splats(guest)
+        splats = new_splats(session, guest)
         alive = guest.vm.alive
     except HarnessError as err:
         splats, alive = [], False
@@ -425,7 +429,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if item not in session.keys:
         return
     if session.guest is not None and session.guest.vm.alive:
-        late = new_splats(session.guest)
+        late = new_splats(session, session.guest)
         if late:
             session.guest.spoilt = f"{item.nodeid} made it complain"
             session.retries.final.add(item.nodeid)

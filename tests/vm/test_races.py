@@ -1,0 +1,37 @@
+"""The same traffic without and with the series, under the data race detector."""
+
+import pytest
+import racecheck
+
+pytestmark = [pytest.mark.vm, pytest.mark.faults]
+
+arms = pytest.mark.parametrize(
+    "arm",
+    [pytest.param("baseline", marks=pytest.mark.vm(baseline=True)), "patched"],
+)
+
+
+@arms
+@pytest.mark.limit(180)
+def test_no_race_of_the_series(lab, report, guest, request, arm):
+    """Every kind of traffic that the series concerns; tests/racecheck.py judges the reports.
+
+    Guards the READ_ONCE() and WRITE_ONCE() of what is looked at without its lock.
+    """
+    if guest.key.flavour != racecheck.FLAVOUR:
+        pytest.skip(f"only {racecheck.FLAVOUR} reports races")
+    amount = lab.scale.work(4 << 20)
+    count = lab.scale.work(4000)
+    for kind in ("veth", "lo"):
+        net = lab.shared_net(kind, rps=0xE)
+        for tx, rx in ((0, 1), (1, 0), (2, 3)):
+            lab.flow(net, tx_cpu=tx, rx_cpu=rx, conns=4, bytes=amount).intact()
+            lab.udp(net, flows=4, tx_cpu=tx, rx_cpu=rx, count=count, window=16).intact()
+    for kind in ("tun", "tap", "vhost", "macvtap"):
+        with lab.span(kind, "tun" if kind != "macvtap" else "tap") as (net, _):
+            lab.flow(net, tx_cpu=0, rx_cpu=3, conns=2, bytes=amount).intact()
+            lab.udp(net, flows=2, tx_cpu=0, rx_cpu=3, count=count, window=16).intact()
+    lab.sh("sleep 1")
+    guest.vm.flush_console()
+    seen = request.config.skbhome.races.seen[arm]
+    report.add("kinds of data races seen by now", len(seen))
