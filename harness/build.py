@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import diagnostics, flavours, kconfig, lock, paths, process, progress, stamp
+from harness import cachekey, diagnostics, flavours, kconfig, lock, paths, process, progress, stamp
 from harness import tree as trees
 from harness.bases import Base
 from harness.errors import HarnessError
@@ -269,6 +269,7 @@ class Builder:
                 of = f" of about {max(estimate, seen)}" if estimate else ""
                 line.update(f"{seen}{of}  {target}")
 
+        environment = {**self.environment(), **self._cache()}
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         try:
             done = process.run(
@@ -284,7 +285,7 @@ class Builder:
                 ],
                 timeout=MAKE_TIMEOUT,
                 what=f"building {self.tree.base.name}",
-                env=self.environment(),
+                env=environment,
                 log=self.log,
                 check=False,
                 on_line=on_line,
@@ -399,6 +400,13 @@ class Builder:
             "KBUILD_BUILD_HOST": "skbhome",
             "KBUILD_BUILD_VERSION": "1",
         }
+
+    def _cache(self) -> dict[str, str]:
+        """Return the variables by which the compiler cache knows the configuration."""
+        added = cachekey.added_options(self.tree.base.patches)
+        hidden = cachekey.unseen(self.tree.path, added)
+        known = cachekey.write(self.build_dir / ".config", hidden)
+        return {"CCACHE_IGNOREHEADERS": cachekey.HEADERS, "CCACHE_EXTRAFILES": str(known)}
 
     def _absorb(self) -> diagnostics.Record:
         """Take over the warnings of the last run's log, even of a run that was interrupted."""
