@@ -18,7 +18,7 @@ INNER = 3
 @pytest.mark.parametrize(
     ("kind", "family"),
     [
-        ("vxlan", 6),
+        pytest.param("vxlan", 6, marks=pytest.mark.brief),
         pytest.param("vxlan", 4, marks=pytest.mark.brief),
         pytest.param("gre", 4, marks=pytest.mark.brief),
     ],

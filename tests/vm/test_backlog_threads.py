@@ -20,7 +20,9 @@ RPS_IPI = "rps_trigger_softirq"
 #: What the interrupt for a defer list calls there.
 DEFER_IPI = "skb_defer_kick_func"
 
-families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
+families = pytest.mark.parametrize(
+    "family", [4, pytest.param(6, marks=pytest.mark.brief)], ids=["ipv4", "ipv6"]
+)
 kinds = pytest.mark.parametrize("kind", ["veth", "lo"])
 
 
@@ -79,6 +81,7 @@ def test_a_thread_for_each_cpu(lab):
 
 @pytest.mark.vm(append=())
 @kinds
+@pytest.mark.brief
 def test_rps_interrupts_without_threads(lab, report, kind):
     """Without the argument RPS sends IPIs, which shows that the tests below would see them."""
     if lab.rt:
@@ -144,6 +147,7 @@ def test_rps_takes_no_softirq_on_rt(lab, report, arm):
         assert share > 2 * SOFTIRQS, "the baseline takes none: this tests nothing"
 
 
+@pytest.mark.brief
 def test_local_backlog_stays_in_softirq(lab):
     """What a CPU queues to its own backlog wakes no thread.
 

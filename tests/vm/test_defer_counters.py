@@ -24,6 +24,7 @@ def test_format(lab):
     assert all(len(word) == 8 for line in text.splitlines()[1:] for word in line.split())
 
 
+@pytest.mark.brief
 def test_sums(lab):
     """deferred == flushed once nothing waits; every kick belongs to a deferral."""
     net = lab.shared_net("veth")
@@ -51,6 +52,7 @@ def test_counted_on_the_right_cpu(lab):
     assert flushed[2] >= 0.95 * sum(flushed) > 0, flushed
 
 
+@pytest.mark.brief
 def test_tracepoints_agree(lab):
     """Every outcome and every flush is traced, with the numbers that are counted."""
     net = lab.shared_net("veth")

@@ -8,7 +8,7 @@ from harness import traces
 pytestmark = [pytest.mark.vm, pytest.mark.debug]
 
 
-@pytest.mark.parametrize("cpu", [0, 2])
+@pytest.mark.parametrize("cpu", [pytest.param(0, marks=pytest.mark.brief), 2])
 def test_idle_cpu_drains(lab, report, cpu):
     """Fewer buffers than make a kick wait on a CPU with nothing to do: gone within 200 ms.
 
@@ -31,6 +31,7 @@ def test_idle_cpu_drains(lab, report, cpu):
     assert worst <= DRAIN_BOUND + lab.scale.seconds(DRAIN_SLACK)
 
 
+@pytest.mark.brief
 def test_many_small_exchanges(lab, report):
     """Request and response with pauses: every list is drained in time, not just the last."""
     net = lab.shared_net("veth", rps=2)

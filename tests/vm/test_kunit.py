@@ -20,6 +20,7 @@ def test_suite_passes(vm, source_tree):
 
 
 @pytest.mark.vm(cpus=4, append=("maxcpus=3",))
+@pytest.mark.brief
 def test_suite_passes_with_a_cpu_offline(vm, source_tree):
     """The same where a CPU never came up, without which one of the cases can test nothing.
 

@@ -64,7 +64,7 @@ def test_freed_at_home(lab, report, arm, kind, family, pattern):
 
 
 @pytest.mark.debug
-@pytest.mark.parametrize("pattern", ["bulk", "rr"])
+@pytest.mark.parametrize("pattern", [pytest.param("bulk", marks=pytest.mark.brief), "rr"])
 def test_freed_at_home_small(lab, report, pattern):
     """The same with less traffic, so that the debug flavour runs it as well."""
     net = lab.shared_net("veth")
