@@ -27,6 +27,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import hostjobs
+import seeds
 from retries import Retries
 
 from harness import bases, flavours, paths, stamp
@@ -64,6 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--once", action="store_true", help="do not try a VM test that has failed a second time"
     )
+    seeds.add_options(group)
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except HarnessError as err:
         raise pytest.UsageError(str(err)) from err
     config.pluginmanager.register(config.skbhome.retries, "retries")  # type: ignore[attr-defined]
+    config.pluginmanager.register(seeds, "seeds")
     hostjobs.configure(config)
 
 
@@ -217,9 +220,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         }
     if not config.getoption("slow"):
         spared |= {item for item in keys if item.get_closest_marker("slow")}
+    if not config.getoption("faults"):
+        spared |= {item for item in items if item.get_closest_marker("faults")}
     items[:] = [item for item in items if item not in spared]
     for item in spared:
-        del keys[item]
+        keys.pop(item, None)
     order: dict[GuestKey, int] = {}
     for key in keys.values():
         order.setdefault(key, len(order))
@@ -276,6 +281,7 @@ class Session:
         #: What tests keep for others of the run: how something ended on the other kernel.
         self.memo: dict[Any, Any] = {}
         self._boots = 0
+        self._accel: set[str] = set()
         self._stack = ExitStack()
 
     @property
@@ -339,9 +345,19 @@ class Session:
                 )
                 log_dir = log_dir.with_name(f"{log_dir.name}-again")
                 log_dir.mkdir(exist_ok=True)
+        self._accel.add(vm.accel)
         self._say(f"guest {key.name} up in {vm.boot_seconds:.1f} s ({vm.accel})")
         self.guest = Guest(key, vm, kernel)
         return self.guest
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a reader of the run's results must know, for scripts/prove."""
+        return {
+            "kernels": [kernel.describe() for kernel in self._kernels.values()],
+            "accel": sorted(self._accel),
+            "seed": self.config.getoption("seed"),
+            "not_steady": self.flakes + self.retries.flakes,
+        }
 
     def release(self) -> None:
         """End the guest, if there is one."""
@@ -558,6 +574,10 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     state: Session = session.config.skbhome  # type: ignore[attr-defined]
+    if state.keys and not session.config.option.collectonly:
+        stamp.write_atomic(
+            state.directory / "session.json", json.dumps(state.facts(), indent=1, default=str)
+        )
     if not state.rows:
         return
     stamp.write_atomic(
