@@ -7,8 +7,8 @@ Each does what the plan says for its stage (the name of the run's directory): th
 from __future__ import annotations
 
 import json
+import shutil
 import stat
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,29 +19,22 @@ from fakemake import install
 
 from harness import accel, build, flavours, paths, series
 from harness.proof import stages
-from harness.proof.results import Result
+from harness.proof.results import Result, Verdict
 from harness.proof.runner import Proof
 from harness.proof.stages import Stage
 from harness.worktree import Home
 
 NAMES = ("default", "debug", "rt", "rt-debug", "kcsan", "clang")
 
-# Isolated and without the site module, for it starts often.
-_PROGRAM = """#!{python} -IS
-import json, os, sys, time
-here = os.environ["SKBHOME_RUN_DIR"]
-stage = os.path.basename(here)
-with open("{top}/calls", "a") as log:
-    log.write(json.dumps([stage, os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
-plan = json.load(open("{top}/plan.json"))[stage]
-print(plan.get("stdout", ""))
-print(plan.get("stderr", "line of the log"), file=sys.stderr, flush=True)
-for name, text in plan.get("files", {{}}).items():
-    open(os.path.join(here, name), "w").write(text)
-for name, text in plan.get("edits", {{}}).items():
-    open(os.path.join("{top}", name), "w").write(text)
-time.sleep(plan.get("sleep", 0))
-sys.exit(plan.get("status", 0))
+# Nothing but the shell and `cp`, for it starts often.
+_PROGRAM = """#!/bin/sh
+plan={top}/plan/${{SKBHOME_RUN_DIR##*/}}
+echo "${{SKBHOME_RUN_DIR##*/}}|${{0##*/}}|$(IFS='|'; echo "$*")" >>{top}/calls
+while read -r line; do echo "$line"; done <"$plan/stdout"
+while read -r line; do echo "$line"; done <"$plan/stderr" >&2
+cp "$plan"/files/* "$SKBHOME_RUN_DIR" 2>/dev/null
+[ ! -d "$plan/edits" ] || cp -r "$plan/edits/." {top}
+. "$plan/end"
 """
 
 
@@ -81,11 +74,33 @@ class Lab:
 
     def run(self, *names: str, again: tuple[str, ...] = ()) -> dict[str, Result]:
         """Run stages as a new process would; return what is known of all stages then."""
-        (self.top / "plan.json").write_text(json.dumps(self.plan))
+        self.write()
         self.told.clear()
         proof = self.proof()
         proof.run(self.stages(*names), lambda stage, _: self.told.append(stage.name), again=again)
         return proof.known
+
+    def write(self) -> None:
+        """Put the plan where the programs read it."""
+        shutil.rmtree(self.top / "plan", ignore_errors=True)
+        for stage, plan in self.plan.items():
+            end = f"sleep {plan['sleep']}\n" if plan.get("sleep") else ""
+            texts = {
+                "stdout": plan.get("stdout", "") + "\n",
+                "stderr": plan.get("stderr", "line of the log") + "\n",
+                "end": f"{end}exit {plan.get('status', 0)}\n",
+                **{f"files/{name}": text for name, text in plan.get("files", {}).items()},
+                **{f"edits/{name}": text for name, text in plan.get("edits", {}).items()},
+            }
+            for name, text in texts.items():
+                path = self.top / "plan" / stage / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+
+    def stale(self) -> set[str]:
+        """The stages that a new process would run now."""
+        known = self.proof().known
+        return {name for name, result in known.items() if result.verdict is Verdict.NOT_RUN}
 
     def ran(self) -> list[str]:
         """The stages whose program was started since the last call, in order."""
@@ -95,7 +110,7 @@ class Lab:
         log = self.top / "calls"
         lines = log.read_text().splitlines() if log.exists() else []
         log.unlink(missing_ok=True)
-        return [json.loads(line) for line in lines]
+        return [line.split("|") for line in lines]
 
     def session(self, *, series: str = "", unsteady: tuple[str, ...] = ()) -> str:
         kernel = {"arm": "patched", "series": series or self.series}
@@ -184,7 +199,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     for name in ("check-series", "apply-and-build", "test"):
-        (scripts / name).write_text(_PROGRAM.format(python=sys.executable, top=tmp_path))
+        (scripts / name).write_text(_PROGRAM.format(top=tmp_path))
         (scripts / name).chmod(stat.S_IRWXU)
     made = Lab(tmp_path)
     made.all_well()
