@@ -569,6 +569,15 @@ def jobs() -> int:
     return max(1, min(cpus, memory >> 30))
 
 
+def recorded(worktree: Path, flavour: Flavour) -> dict[str, Any] | None:
+    """Return what is remembered of the kernel that was built there last, if one was.
+
+    Keys: ``release``, ``compiler``, ``config_sha256`` and others; see :class:`Kernel`.
+    """
+    found = stamp.read(worktree / f"build-{flavour.name}" / _STAMP)
+    return None if found is None else found[1]
+
+
 def _contents(path: Path) -> str:
     try:
         return path.read_bytes().decode(errors="surrogateescape")

@@ -315,9 +315,11 @@ def _mirrors() -> Iterator[tuple[str, int]]:
         split_stderr=True,
     )
     seen = set()
-    for line in done.output.split():
-        url = urlsplit(line)
-        if url.hostname and url.scheme in ("http", "https") and url.hostname not in seen:
+    for line in done.output.splitlines():
+        if not line.startswith(("http://", "https://")):
+            continue  # a disc's address has brackets and spaces in it
+        url = urlsplit(line.strip())
+        if url.hostname and url.hostname not in seen:
             seen.add(url.hostname)
             yield url.hostname, url.port or (443 if url.scheme == "https" else 80)
 

@@ -64,6 +64,7 @@ def run(
     hint: str | None = None,
     split_stderr: bool = False,
     on_line: Callable[[str], None] | None = None,
+    grace: float = GRACE,
 ) -> Completed:
     """Run ``argv`` to its end and return what it left behind.
 
@@ -77,6 +78,7 @@ def run(
         hint: what a person should do next if it fails.
         split_stderr: keep stderr apart in the result (the log has both).
         on_line: called with each whole line of output as it comes (progress).
+        grace: seconds that it has to end what it has started itself, if it is ended.
 
     Raises:
         CommandFailed: the status was not 0 (and ``check``), or there is no such command.
@@ -103,7 +105,7 @@ def run(
     try:
         out, err_text, timed_out = _pump(proc, stdin, started + timeout, log, on_line)
     except BaseException:
-        end_group(proc)
+        end_group(proc, grace=grace)
         raise
     finally:
         for stream in (proc.stdin, proc.stdout, proc.stderr):
@@ -111,7 +113,7 @@ def run(
                 with contextlib.suppress(OSError):
                     stream.close()
     if timed_out:
-        end_group(proc)
+        end_group(proc, grace=grace)
         raise CommandTimeout(
             f"{name}: not done after {timeout:.0f} s, ended", log=log, hint=hint, tail=tail(out)
         )

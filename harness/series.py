@@ -89,6 +89,15 @@ def apply(worktree: Path, patches: list[Path]) -> list[str]:
     """
     if not patches:
         return []
+    for patch in patches:
+        # What stopped git would then look like the first patch of the series.
+        if not patch.read_bytes().strip():
+            raise PatchDoesNotApply(
+                patch,
+                (),
+                tail="the file is empty",
+                hint=f"take {patch.name} from where it came from again, or out of `series`",
+            )
     try:
         git.run(
             worktree,
@@ -146,7 +155,9 @@ def _failure(worktree: Path, patch: Path, output: str) -> PatchDoesNotApply:
     text = told.output + told.stderr
     hunks = _hunks(patch)
     places = []
-    for place in dict.fromkeys(re.findall(r"^error: patch failed: (.+:\d+)$", text, re.M)):
+    # Where git has another objection, the files may be changed already, and no hunk fits twice.
+    failed = re.findall(r"^error: patch failed: (.+:\d+)$", text, re.M)
+    for place in dict.fromkeys(failed if "error: patch failed: " in output else ()):
         name, _, line = place.rpartition(":")
         lines = hunks.get(name, [])
         number = lines.index(int(line)) + 1 if int(line) in lines else 0

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import sys
 import time
@@ -29,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import hostjobs
 import racecheck
+import seeds
 from retries import Retries
 
 from harness import bases, flavours, paths, stamp
@@ -63,13 +63,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "vmlinux is looked for three directories up, where the kernel's build leaves it",
     )
     group.addoption("--slow", action="store_true", help="run the tests marked `slow`, too")
-    group.addoption("--faults", action="store_true", help="run the tests marked `faults`, too")
-    group.addoption(
-        "--seed", type=int, default=None, help="what tests marked `faults` draw from (default: new)"
-    )
     group.addoption(
         "--once", action="store_true", help="do not try a VM test that has failed a second time"
     )
+    seeds.add_options(group)
 
 
 @dataclass(frozen=True)
@@ -121,6 +118,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except HarnessError as err:
         raise pytest.UsageError(str(err)) from err
     config.pluginmanager.register(config.skbhome.retries, "retries")  # type: ignore[attr-defined]
+    config.pluginmanager.register(seeds, "seeds")
     hostjobs.configure(config)
 
 
@@ -223,10 +221,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         }
     for name in ("slow", "faults"):
         if not config.getoption(name):
-            spared |= {item for item in keys if item.get_closest_marker(name)}
+            spared |= {item for item in items if item.get_closest_marker(name)}
     items[:] = [item for item in items if item not in spared]
     for item in spared:
-        del keys[item]
+        keys.pop(item, None)
     order: dict[GuestKey, int] = {}
     for key in keys.values():
         order.setdefault(key, len(order))
@@ -284,6 +282,7 @@ class Session:
         self.memo: dict[Any, Any] = {}
         self.races = racecheck.RaceCheck(base, lambda: self.directory)
         self._boots = 0
+        self._accel: set[str] = set()
         self._stack = ExitStack()
 
     @property
@@ -347,9 +346,19 @@ class Session:
                 )
                 log_dir = log_dir.with_name(f"{log_dir.name}-again")
                 log_dir.mkdir(exist_ok=True)
+        self._accel.add(vm.accel)
         self._say(f"guest {key.name} up in {vm.boot_seconds:.1f} s ({vm.accel})")
         self.guest = Guest(key, vm, kernel)
         return self.guest
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a reader of the run's results must know, for scripts/prove."""
+        return {
+            "kernels": [kernel.describe() for kernel in self._kernels.values()],
+            "accel": sorted(self._accel),
+            "seed": self.config.getoption("seed"),
+            "not_steady": self.flakes + self.retries.flakes,
+        }
 
     def release(self) -> None:
         """End the guest, if there is one."""
@@ -485,17 +494,6 @@ class Scale:
 
 
 @pytest.fixture
-def seeded(request: pytest.FixtureRequest) -> random.Random:
-    """What decides on the order of things in a test, the same for the same --seed."""
-    seed = request.config.getoption("--seed")
-    if seed is None:
-        seed = random.SystemRandom().randrange(1 << 32)
-    node = request.node.nodeid
-    print(f"seed {seed}; the same again: scripts/test --faults --seed {seed} '{node}'")
-    return random.Random(f"{seed} {node}")
-
-
-@pytest.fixture
 def scale(flavour: str) -> Scale:
     """How much work the flavour can do in the time a test has."""
     return Scale(flavours.get(flavour).slow)
@@ -579,6 +577,10 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     state: Session = session.config.skbhome  # type: ignore[attr-defined]
+    if state.keys and not session.config.option.collectonly:
+        stamp.write_atomic(
+            state.directory / "session.json", json.dumps(state.facts(), indent=1, default=str)
+        )
     if not state.rows:
         return
     stamp.write_atomic(

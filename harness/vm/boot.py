@@ -202,6 +202,8 @@ def _ended(machine: Machine) -> GuestBootFailed:
         said = machine.stderr.strip().splitlines()
         why = f": {said[-1]}" if said else ""
         return _failure(machine, "start", f"QEMU ended before the kernel printed anything{why}")
+    if not machine.ended:
+        return _failure(machine, "agent", f"the guest does not make sense: {machine.lost}")
     return _failure(machine, "gone", "the guest ended while it was booting")
 
 

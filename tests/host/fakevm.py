@@ -9,6 +9,8 @@ What it does is said by a kernel argument, `--kopt=fake=NAME`:
   twice     the first time like silent, the second time like ok
   mute      prints a kernel's first lines, then nothing
   gone      prints a kernel's first lines and ends
+  babble    prints a kernel's first lines; what the agent sends is no frame
+  hangup    prints a kernel's first lines; the agent's connection closes, and QEMU stays
   panic     prints a panic and ends
   noroot    prints the panic of a kernel that cannot mount its root, and ends
 
@@ -121,6 +123,12 @@ def main() -> int:
         time.sleep(1000)
     if name == "gone":
         return 0
+    if name in ("babble", "hangup"):
+        if name == "babble":
+            port.sendall(b"a login prompt in place of an agent: ")
+        else:
+            port.close()
+        time.sleep(1000)
     if name in ("panic", "noroot"):
         say(PANIC if name == "panic" else NOROOT)
         return 0

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from fakevm import wait_for
+from test_process import gone
 
 from harness import bases, build, firstboot, flavours, logs, packages, paths, progress
 from harness.cli import _main, apply_and_build
@@ -72,8 +73,8 @@ def test_whatever_was_started_ends_with_us(tmp_path: Path, signum: int, status: 
         child = int(pid_file.read_text())
         proc.send_signal(signum)
         assert proc.wait(20) == status
-    # Who inherits it may take a moment to notice that it has ended.
-    assert wait_for(lambda: not Path(f"/proc/{child}").exists())
+    # Who inherits it may take its time to notice that it has ended.
+    assert wait_for(lambda: gone(child), 30)
 
 
 # --- scripts/test ------------------------------------------------------------

@@ -3,11 +3,12 @@
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness import packages
-from harness.errors import HarnessError
+from harness.errors import CommandTimeout, HarnessError
 from harness.packages import Package, PackagesMissing
 
 pytestmark = pytest.mark.host
@@ -142,3 +143,33 @@ def test_every_package_says_what_for() -> None:
     names = [package.name for package in packages.PACKAGES]
     assert len(names) == len(set(names))
     assert all(package.needed_for for package in packages.PACKAGES)
+
+
+@pytest.mark.parametrize(
+    ("sudo", "installed"),
+    [
+        # Asks for a password without -n, and is given it.
+        ('[ "$1" != -n ] || exit 1; shift; echo asked >>CALLS; "$@"', True),
+        ('[ "$1" != -n ] || exit 1; exit 1', False),
+    ],
+    ids=["right", "wrong"],
+)
+def test_at_a_terminal_sudo_may_ask(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, sudo: str, installed: bool
+) -> None:
+    as_user(monkeypatch, machine, sudo)
+    monkeypatch.setattr(packages.sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    if installed:
+        assert len(packages.ensure(WANTED)) == 2
+        assert "asked" in machine.calls.read_text()
+        return
+    with pytest.raises(HarnessError, match="exit status 1"):
+        packages.ensure(WANTED)
+    assert "apt-get" not in machine.calls.read_text()
+
+
+def test_a_password_that_nobody_types(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_user(monkeypatch, machine, '[ "$1" != -n ] || exit 1; exec sleep 60')
+    monkeypatch.setattr(packages.sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    with pytest.raises(CommandTimeout, match="not done after 1 s"):
+        packages._as_root(["apt-get", "update"], timeout=1.0, log=None)

@@ -81,7 +81,7 @@ def prepare(top: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.setattr(flavours, "_table", lambda: table)
     lab = Lab(top)
     # Asked for several times a prefix, by two processes each time.
-    monkeypatch.setattr(build, "compiler", (top / "tools/gcc").read_text)
+    monkeypatch.setattr(build, "compiler", lambda name: (top / "tools/gcc").read_text())
     monkeypatch.setattr(firstboot, "boot", lab.boot)
     return lab
 

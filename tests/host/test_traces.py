@@ -1,6 +1,8 @@
 """harness.traces against what real guests recorded (data/traces) and small made-up traces."""
 
+import base64
 import re
+import struct
 from collections import Counter
 from pathlib import Path
 
@@ -253,3 +255,73 @@ def test_queued_while_a_flush_is_under_way():
     found = history(queued(1.0, 0), queued(1.9, 0), flushed(2.0, 0, 1))
     assert found.waiting == {0: 1}
     assert found.oldest == {0: 1.0}
+
+
+# --- the ring buffer's own records (include/linux/ring_buffer.h), which short runs lack
+
+
+FORMAT = """==> format x/y <==
+name: y
+ID: 7
+format:
+\tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;
+\tfield:int common_pid;\toffset:4;\tsize:4;\tsigned:1;
+
+\tfield:unsigned int value;\toffset:8;\tsize:4;\tsigned:0;
+
+print fmt: "value=%u", REC->value
+"""
+
+
+def event(value, number=7):
+    return struct.pack("<HBBiI", number, 0, 0, 4711, value)
+
+
+def record(kind, delta, *words):
+    return struct.pack("<I", kind | delta << 5) + b"".join(
+        word if isinstance(word, bytes) else struct.pack("<I", word) for word in words
+    )
+
+
+def raw(*records, start=1000):
+    data = b"".join(records)
+    page = (struct.pack("<QQ", start, len(data)) + data).ljust(4096, b"\0")
+    return traces.parse_raw(f"{FORMAT}==> cpu 2 <==\n{base64.b64encode(page).decode()}\n")
+
+
+def test_raw_records_of_every_kind():
+    short = len(event(0)) // 4
+    trace = raw(
+        record(short, 5, event(1)),
+        # A pause too long for the 27 bits of a record's own time.
+        record(30, 1, 2),
+        record(short, 3, event(2)),
+        # What was reserved and given up, with its length behind the header.
+        record(29, 4, 8, b"x" * 4),
+        # A record too long for its head to say.
+        record(0, 6, 4 + len(event(3)), event(3)),
+        # The time anew.
+        record(31, 9, 5),
+        record(short, 1, event(4)),
+        record(29, 0),
+        b"what is behind the end of a page was never written",
+    )
+    assert [(each.time, each.fields["value"]) for each in trace.events] == [
+        (1005, 1),
+        (1005 + 1 + (2 << 27) + 3, 2),
+        (1005 + 1 + (2 << 27) + 3 + 4 + 6, 3),
+        (9 + (5 << 27) + 1, 4),
+    ]
+    assert {(each.cpu, each.task, each.name) for each in trace.events} == {(2, 4711, "y")}
+
+
+def test_raw_events_of_another_number_are_left_out():
+    short = len(event(0)) // 4
+    trace = raw(record(short, 1, event(1, number=8)), record(short, 1, event(2)))
+    assert [each.fields["value"] for each in trace.events] == [2]
+
+
+@pytest.mark.parametrize("body", ["QUJ", "QUJD"], ids=["no-base64", "no-page"])
+def test_raw_damaged_on_its_way(body):
+    with pytest.raises(BadTrace, match="CPU 2: "):
+        traces.parse_raw(f"{FORMAT}==> cpu 2 <==\n{body}\n")

@@ -7,6 +7,7 @@ import lzma
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -493,6 +494,41 @@ def test_a_file_that_is_no_mail(patches: Path) -> None:
     (patches / "0002-change-line-50.patch").write_text("just text\n")
     with pytest.raises(series.PatchDoesNotApply, match=r"0002-change-line-50\.patch"):
         patched()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: text.index("+int patched_50;") + 4],
+        lambda text: text[: text.index("@@ -47")],
+        lambda text: text[: text.index("From: Ann")],
+        lambda text: text.replace(" int line_49;", "int line_49;"),
+        lambda text: text.replace("+int patched_50;", "+int\npatched_50;"),
+        lambda text: text.replace("@@ -47,7 +47,7 @@", "@@ -47,9 +47,9 @@"),
+        lambda text: text.replace("From: Ann Author <ann@example.org>\n", ""),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: f"<html><body><pre>{text.replace('<', '&lt;').replace('>', '&gt;')}</pre>",
+        lambda text: "",
+    ],
+    ids=[
+        *("cut-in-a-line", "cut-before-the-hunk", "cut-in-the-head", "space-eaten", "wrapped"),
+        *("wrong-counts", "no-author", "dos-lines", "saved-from-the-web", "empty"),
+    ],
+)
+def test_a_damaged_mail_is_named_and_makes_no_commit(
+    patches: Path, damage: Callable[[str], str]
+) -> None:
+    bad = patches / "0002-change-line-50.patch"
+    bad.write_text(damage(bad.read_text()), newline="")
+    with pytest.raises(series.PatchDoesNotApply, match=r"0002-change-line-50\.patch") as caught:
+        patched()
+    assert str(caught.value).startswith("0002-change-line-50.patch does not apply")
+    assert caught.value.hint
+    path = worktree.Home.of(BASE).worktree("patched")
+    assert "net: change line 50" not in log(path)
+    # Only where a hunk found no place is a place named.
+    wrong_place = "patch failed" in str(caught.value.tail)
+    assert bool(caught.value.places) is wrong_place
 
 
 # --- work of a person's own -------------------------------------------------

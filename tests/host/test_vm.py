@@ -296,6 +296,8 @@ def test_closing_ends_what_ignores_polite_signals(fake: Path, tmp_path: Path) ->
     [
         ("refuse", "start", "cannot set up guest memory"),
         ("gone", "gone", "ended while it was booting"),
+        ("babble", "agent", "the agent sent not a frame: b'a login prompt"),
+        ("hangup", "agent", "the connection to the agent closed"),
         ("panic", "panic", "Attempted to kill init"),
         ("noroot", "panic", "Unable to mount root fs"),
         ("mute", "agent", "printed nothing for 0 s"),
@@ -310,6 +312,8 @@ def test_boot_failures_are_told_apart(
     stage: str,
     what: str,
 ) -> None:
+    if name in ("babble", "hangup"):
+        monkeypatch.setattr(boot_module, "_PANIC_GRACE", 0.2)
     monkeypatch.setattr(boot_module, "STALL", 0.3 if name == "mute" else 30)
     monkeypatch.setattr(boot_module, "SILENT", {"tcg": 0.2 if name == "silent" else 30})
     with pytest.raises(GuestBootFailed, match=what) as caught:

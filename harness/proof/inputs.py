@@ -1,0 +1,117 @@
+"""What a stage's result speaks for: files, as a digest, and kernels, as their stamps tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness import build, kconfig, paths, series, stamp
+from harness.bases import Base
+from harness.flavours import Flavour
+from harness.proof.stages import Part, Stage
+from harness.worktree import Arm, Home
+
+#: Raised when what a stage does, or how it is read, changes: earlier results are void then.
+_RECIPE = "1"
+
+#: What tells one kernel from another.
+FACTS = ("release", "compiler", "config_sha256")
+
+
+def key(base: Base, stage: Stage) -> str:
+    """Return a digest of all files that decide how a stage ends, and of the compilers.
+
+    Raises:
+        SeriesError: patches/BASE is not a proper series.
+        CommandFailed: a compiler cannot be asked.
+    """
+    words: list[str | bytes | Path] = [_RECIPE, base.name, stage.kind.value]
+    for part in stage.parts:
+        words += [part.value, _PARTS[part](base)]
+    for flavour in stage.flavours:
+        requests = "\n".join(request.line for request in kconfig.merge(flavour.files()))
+        words += [flavour.name, requests, build.compiler(flavour.compiler)]
+        # How it is compiled, and how much work a test gives it.
+        words += [str(flavour.bits), str(flavour.slow)]
+    return stamp.digest(words)
+
+
+def kernels(base: Base, stage: Stage) -> list[dict[str, Any]]:
+    """Return what the stamps say of the kernels of a stage, those that are there.
+
+    Each has ``flavour``, ``arm``, ``release``, ``compiler`` and ``config_sha256``.
+    """
+    found = []
+    for flavour in stage.flavours:
+        home = _home(base, flavour)
+        arms: tuple[Arm, ...] = ("patched", "baseline")
+        for arm in arms:
+            facts = build.recorded(home.worktree(arm), flavour) if arm in stage.arms else None
+            if facts is not None:
+                own = {name: str(facts.get(name, "")) for name in FACTS}
+                found.append({"flavour": flavour.name, "arm": arm, **own})
+    return found
+
+
+def contradicted(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
+    """Tell whether a kernel is there that is not the one that a result was had with.
+
+    One that is no longer there contradicts nothing: the same files give the same kernel.
+    """
+    before = {(each["flavour"], each["arm"]): each for each in then}
+    return any(
+        before.get((each["flavour"], each["arm"]), each).get(name) != each[name]
+        for each in now
+        for name in FACTS
+    )
+
+
+def _home(base: Base, flavour: Flavour) -> Home:
+    return Home.of(base.under_rt() if flavour.rt else base)
+
+
+def _files(*tops: Path) -> Iterator[Path]:
+    for top in tops:
+        below = sorted(top.rglob("*")) if top.is_dir() else [top]
+        yield from (p for p in below if p.is_file() and "__pycache__" not in p.parts)
+
+
+def _digest(*tops: Path) -> str:
+    words: list[str | bytes | Path] = []
+    for path in _files(*tops):
+        words += [str(path.relative_to(paths.ROOT)), path]
+    return stamp.digest(words)
+
+
+def _vm_tests(_base: Base) -> str:
+    shared = sorted(paths.TESTS.glob("*.py"))
+    return _digest(
+        *shared,
+        paths.TESTS / "vm",
+        paths.TESTS / "guest",
+        # It names the kernel's own selftests that are run.
+        paths.ROOT / "harness/selftests.toml",
+    )
+
+
+def _host_tests(_base: Base) -> str:
+    shared = sorted(paths.TESTS.glob("*.py"))
+    own = ("tests/host", "scripts", "pyproject.toml", "requirements.txt")
+    return _digest(*shared, *(paths.ROOT / name for name in own))
+
+
+def _source(base: Base) -> str:
+    """Return which source is unpacked."""
+    found = stamp.read(Home.of(base).source_stamp)
+    return "" if found is None else found[0]
+
+
+_PARTS: dict[Part, Callable[[Base], str]] = {
+    Part.PATCHES: lambda base: series.digest(base.patches),
+    Part.HARNESS: lambda _base: _digest(paths.ROOT / "harness"),
+    Part.HOST_TESTS: _host_tests,
+    Part.VM_TESTS: _vm_tests,
+    Part.MUTANTS: lambda base: _digest(paths.TESTS / "mutants" / base.name),
+    Part.SOURCE: _source,
+}

@@ -1,0 +1,186 @@
+"""Runs the stages that must be run, keeps each result as soon as it is there, and reports."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness import disk, logs, paths, process, progress, series, stamp
+from harness.bases import Base
+from harness.errors import CommandTimeout, HarnessError
+from harness.proof import evidence, inputs, report, results
+from harness.proof.results import Result, Verdict, plain
+from harness.proof.stages import HERE, Kind, Stage
+
+#: Seconds that a stage has to end its guests and builds before it is killed.
+GRACE = 30.0
+
+#: MiB that the logs of one stage may well take.
+LOGS_MIB = 200
+
+_LOG = "stage.log"
+
+
+class Proof:
+    """The stages of one base, what is known of each, and where that is kept.
+
+    Attributes:
+        known: a result for every stage, by its name; at first those of earlier runs.
+    """
+
+    def __init__(self, base: Base, stages: Sequence[Stage], machine: dict[str, Any]) -> None:
+        """Read what earlier runs have left.
+
+        Args:
+            machine: what all results depend on, for the report.
+
+        Raises:
+            SeriesError: patches/BASE is not a proper series.
+        """
+        self.base = base
+        self.stages = list(stages)
+        self.machine = machine
+        self.directory = paths.build_root() / "proof" / base.name
+        self.series = series.digest(base.patches)
+        self.patches = len(series.read(base.patches))
+        self.known = {stage.name: self._recall(stage) for stage in self.stages}
+
+    def run(
+        self,
+        wanted: Sequence[Stage],
+        told: Callable[[Stage, Result], None],
+        *,
+        again: Collection[str] = (),
+    ) -> bool:
+        """Run stages that have not passed as things are now; tell whether all is well then.
+
+        A stage that fails does not keep the next one from being run. The report is written
+        after each; ended at any point, it says what was and what was not run.
+
+        Args:
+            told: called with each result as soon as it is there.
+            again: names of stages to run even if they have passed.
+        """
+        self.write()
+        for at, stage in enumerate(wanted, 1):
+            before = self.known[stage.name]
+            if before.verdict is not Verdict.PASSED or stage.name in again:
+                started = time.monotonic()
+                try:
+                    self.known[stage.name] = self._run(stage, f"{at} of {len(wanted)}")
+                except BaseException:
+                    after = progress.seconds(time.monotonic() - started)
+                    self.known[stage.name] = Result(Verdict.NOT_RUN, f"interrupted after {after}")
+                    raise
+                finally:
+                    self.write()
+            told(stage, self.known[stage.name])
+        return all(self.known[stage.name].ok for stage in wanted)
+
+    def write(self) -> None:
+        """Write the report, as Markdown and as JSON."""
+        facts = report.facts(self)
+        stamp.write_atomic(self.directory / "report.json", report.as_json(facts))
+        stamp.write_atomic(self.directory / "report.md", report.as_markdown(facts))
+
+    def _file(self, stage: Stage) -> Path:
+        return self.directory / "results" / f"{stage.name}.json"
+
+    def _recall(self, stage: Stage) -> Result:
+        """Return the result of an earlier run, if nothing that it speaks for has changed."""
+        idle = self._idle(stage)
+        if idle:
+            return Result(Verdict.NOT_APPLICABLE, idle)
+        file = self._file(stage)
+        if not file.exists():
+            return Result(Verdict.NOT_RUN, "not run yet")
+        try:
+            found = results.load(file, inputs.key(self.base, stage))
+        except HarnessError as err:
+            return Result(Verdict.NOT_RUN, plain(err.what))
+        if found is None or inputs.contradicted(
+            [dict(each) for each in found.kernels], inputs.kernels(self.base, stage)
+        ):
+            return Result(Verdict.NOT_RUN, "something that it speaks for has changed since")
+        return found
+
+    def _idle(self, stage: Stage) -> str:
+        """Return why a stage can say nothing here, empty if it can."""
+        for flavour in stage.flavours:
+            if shutil.which(flavour.compiler) is None:
+                return f"{flavour.compiler} is not installed"
+        if not self.patches and stage.kind in (Kind.TESTS, Kind.PREFIXES, Kind.MUTANTS):
+            return "the series is empty"
+        mutants = paths.TESTS / "mutants" / self.base.name
+        if stage.kind is Kind.MUTANTS and not any(mutants.glob("*.patch")):
+            return "there are no mutants of this series"
+        return ""
+
+    def _run(self, stage: Stage, place: str) -> Result:
+        idle = self._idle(stage)
+        if idle:
+            return Result(Verdict.NOT_APPLICABLE, idle)
+        file = self._file(stage)
+        # A run that is killed leaves nothing that could be taken for its result.
+        file.unlink(missing_ok=True)
+        try:
+            key = inputs.key(self.base, stage)
+            result = self._command(stage, place)
+            if inputs.key(self.base, stage) != key:
+                result = result.failed("files that it speaks for changed while it ran")
+        except HarnessError as err:
+            return Result(Verdict.FAILED, plain(err.what), when=_now())
+        result = replace(result, kernels=tuple(inputs.kernels(self.base, stage)))
+        results.save(file, key, result)
+        return result
+
+    def _command(self, stage: Stage, place: str) -> Result:
+        here = self.directory / stage.name
+        shutil.rmtree(here, ignore_errors=True)
+        disk.need(here, LOGS_MIB, f"the stage {stage.name}")
+        here.mkdir(parents=True)
+        log = here / _LOG
+        program, *rest = (word.replace(HERE, str(here)) for word in stage.argv)
+        line = progress.Line(f"{place}, {stage.name}")
+        started = time.monotonic()
+
+        def show(text: str) -> None:
+            line.update(f"{progress.seconds(time.monotonic() - started)}  {text.strip()}")
+
+        late = False
+        status, output = 0, ""
+        try:
+            done = process.run(
+                [paths.ROOT / "scripts" / program, *rest],
+                timeout=stage.limit,
+                what=stage.name,
+                cwd=paths.ROOT,
+                env={logs.VARIABLE: str(here), "COVERAGE_FILE": str(here / "coverage.data")},
+                log=log,
+                check=False,
+                split_stderr=True,
+                on_line=show,
+                grace=GRACE,
+            )
+            status, output = done.returncode, done.output
+        except CommandTimeout:
+            late, status = True, -1
+        finally:
+            line.clear()
+        seconds = time.monotonic() - started
+        ended = evidence.Ended(status, output, evidence.tail(log), here, self.series)
+        result = evidence.read(stage, ended)
+        if late:
+            # What it has seen until then is told all the same.
+            limit = progress.seconds(stage.limit)
+            result = replace(result, verdict=Verdict.TIMED_OUT, why=f"not done after {limit}")
+        where = log.relative_to(paths.build_root())
+        return replace(result, seconds=round(seconds, 1), when=_now(), log=str(where))
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime())
