@@ -141,8 +141,8 @@ def test_only_what_speaks_for_something_else_is_run_again(
     assert lab.stale() == stale
     # Those, and no others, are run then.
     lab.ran()
-    lab.run(*list(stale)[:1])
-    assert set(lab.ran()) == set(list(stale)[:1])
+    lab.run(*sorted(stale)[:1])
+    assert set(lab.ran()) == set(sorted(stale)[:1])
 
 
 def test_another_kernel_is_another_matter(lab: Lab) -> None:
@@ -272,6 +272,21 @@ def test_ctrl_c_leaves_what_is_finished(
     lab.plan[when]["sleep"] = 0
     assert lab.run()[when].verdict is Verdict.PASSED
     assert lab.ran() == ALL[ALL.index(when) :]
+
+
+def test_a_repetition_that_broke_off_has_not_passed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.run("series")
+
+    def pump(*_: object) -> object:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.process, "_pump", pump)
+        with pytest.raises(KeyboardInterrupt):
+            lab.run("series", again=("series",))
+    assert "series" in lab.stale()
 
 
 # --- what counts as a pass -----------------------------------------------------------
