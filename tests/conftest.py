@@ -105,6 +105,7 @@ def run_directory() -> Path:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "limit(seconds): a VM test's time on the default flavour")
+    config.addinivalue_line("markers", "only(flavour): a VM test that says nothing on any other")
     config.addinivalue_line(
         "markers", "brief: of a test that runs on debug too, a case that need not (parameters)"
     )
@@ -222,6 +223,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for name in ("slow", "faults"):
         if not config.getoption(name):
             spared |= {item for item in items if item.get_closest_marker(name)}
+    for item, key in keys.items():
+        only = item.get_closest_marker("only")
+        if only is not None and key.flavour not in only.args:
+            spared.add(item)
     items[:] = [item for item in items if item not in spared]
     for item in spared:
         keys.pop(item, None)
@@ -233,7 +238,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         key = keys.get(item)
         if key is None:
             return (0, 0.0, False, 0)
-        return (1, flavours.get(key.flavour).slow, key.baseline, order[key])
+        # What the baseline shows is known before the patched kernel is judged by it.
+        late = key.baseline != (key.flavour == racecheck.FLAVOUR)
+        return (1, flavours.get(key.flavour).slow, late, order[key])
 
     items.sort(key=place)
     config.skbhome.keys = keys  # type: ignore[attr-defined]
@@ -274,7 +281,12 @@ class Session:
         #: Guests that came up the second time.
         self.flakes: list[str] = []
         self.retries = Retries(
-            may=lambda item: item in self.keys and not config.getoption("once"),
+            may=lambda item: (
+                item in self.keys
+                and not config.getoption("once")
+                # With the same chance it may fail again or not: the failure is what it is for.
+                and item.get_closest_marker("faults") is None
+            ),
             directory=lambda: self.directory,
             say=self._say,
         )

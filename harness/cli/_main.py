@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from harness import bases
 from harness.errors import HarnessError
 
 #: Exit status after Ctrl-C, as shells count it.
@@ -25,6 +27,29 @@ class _Terminated(BaseException):
 
 def _terminate(signum: int, _frame: FrameType | None) -> None:
     raise _Terminated(signum)
+
+
+def parser(prog: str, doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose --help is a module's docstring: a line, and the rest as it stands."""
+    first, _, rest = (doc or "").partition("\n\n")
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=first,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_base(to: argparse.ArgumentParser) -> None:
+    """Have a parser take the name of a base, the default one if there is none."""
+    names = ", ".join(base.name for base in bases.all_bases())
+    to.add_argument(
+        "base",
+        nargs="?",
+        metavar="BASE",
+        default=bases.default_base().name,
+        help=f"the kernel series: {names} (default: %(default)s)",
+    )
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

@@ -38,21 +38,8 @@ _SUBJECT = 60
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    first, _, rest = (__doc__ or "").partition("\n\n")
-    names = ", ".join(base.name for base in bases.all_bases())
-    found = argparse.ArgumentParser(
-        prog="check-series",
-        description=first,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    found.add_argument(
-        "base",
-        nargs="?",
-        metavar="BASE",
-        default=bases.default_base().name,
-        help=f"the kernel series: {names} (default: %(default)s)",
-    )
+    found = _main.parser("check-series", __doc__)
+    _main.add_base(found)
     found.add_argument(
         "--bisect", action="store_true", help="build and boot every prefix of the series"
     )

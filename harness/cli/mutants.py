@@ -16,7 +16,6 @@ Exit status: 0 if all are killed, 1 if one survived or could not be tried.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -28,13 +27,7 @@ from harness.mutants import Verdict
 
 def main(argv: Sequence[str]) -> int:
     """Try mutants; the status is 1 if one was not killed."""
-    first, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="test --mutants",
-        description=first,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = _main.parser("test --mutants", __doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="a mutant (default: all)")
     parser.add_argument("--base", default=bases.default_base().name, help="the kernel series")
     parser.add_argument("--flavour", help="how to configure it (default: BASE's own)")

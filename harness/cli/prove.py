@@ -37,20 +37,8 @@ _SEEDS = 1_000_000
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    first, _, rest = (__doc__ or "").partition("\n\n")
-    found = argparse.ArgumentParser(
-        prog="prove",
-        description=first,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    found.add_argument(
-        "base",
-        nargs="?",
-        metavar="BASE",
-        default=bases.default_base().name,
-        help="the kernel series (default: %(default)s)",
-    )
+    found = _main.parser("prove", __doc__)
+    _main.add_base(found)
     found.add_argument(
         "--only",
         action="append",

@@ -3,7 +3,7 @@
 import pytest
 import racecheck
 
-pytestmark = [pytest.mark.vm, pytest.mark.faults]
+pytestmark = [pytest.mark.vm, pytest.mark.only(racecheck.FLAVOUR)]
 
 arms = pytest.mark.parametrize(
     "arm",
@@ -18,8 +18,6 @@ def test_no_race_of_the_series(lab, report, guest, request, arm):
 
     Guards the READ_ONCE() and WRITE_ONCE() of what is looked at without its lock.
     """
-    if guest.key.flavour != racecheck.FLAVOUR:
-        pytest.skip(f"only {racecheck.FLAVOUR} reports races")
     amount = lab.scale.work(4 << 20)
     count = lab.scale.work(4000)
     for kind in ("veth", "lo"):

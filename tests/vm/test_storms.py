@@ -240,7 +240,7 @@ def test_anything_a_program_can_do(lab, report, seeded, device):
     program = guesttools.tool("tunfuzz")
     count, rounds = lab.scale.work(20_000), 10
     totals: dict[str, list[int]] = {}
-    with lab.netns("below"), ExitStack() as stack:
+    with ExitStack() as stack:
         tap = ""
         if device == "macvtap":
             # The character device is made by devtmpfs for devices of the first namespace only.

@@ -1,0 +1,69 @@
+"""Which VM tests run where, in which order, and which get a second chance."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from test_seeds import run
+
+pytestmark = pytest.mark.host
+
+GUEST = """
+import pytest
+
+@pytest.fixture
+def guest():
+    pass
+
+arms = pytest.mark.parametrize(
+    "arm", ["patched", pytest.param("baseline", marks=pytest.mark.vm(baseline=True))]
+)
+
+@arms
+@pytest.mark.vm
+def test_everywhere(guest, flavour, arm):
+    pass
+
+@arms
+@pytest.mark.vm
+@pytest.mark.only("kcsan")
+def test_races(guest, flavour, arm):
+    pass
+
+@pytest.mark.vm
+@pytest.mark.faults
+def test_storm(guest, flavour, request):
+    path = request.config.rootpath / "times"
+    times = int(path.read_text()) if path.exists() else 0
+    path.write_text(str(times + 1))
+    assert times
+"""
+
+
+def ran(tmp_path: Path, *words: str) -> list[str]:
+    (tmp_path / "test_guest.py").write_text(GUEST)
+    shown = run(tmp_path, "-v", "-v", "-m", "vm", *words).stdout
+    return re.findall(r"test_guest\.py::(\S+) (?:PASSED|FAILED)", shown)
+
+
+def test_what_is_for_one_flavour_runs_on_no_other(tmp_path: Path) -> None:
+    assert ran(tmp_path) == [
+        "test_everywhere[default-patched]",
+        "test_everywhere[default-baseline]",
+    ]
+
+
+def test_where_races_are_found_the_baseline_comes_first(tmp_path: Path) -> None:
+    assert ran(tmp_path, "--flavour", "kcsan") == [
+        "test_everywhere[kcsan-baseline]",
+        "test_races[kcsan-baseline]",
+        "test_everywhere[kcsan-patched]",
+        "test_races[kcsan-patched]",
+    ]
+
+
+def test_a_storm_that_fails_has_failed(tmp_path: Path) -> None:
+    assert "test_storm[default]" in ran(tmp_path, "--faults", "-k", "test_storm")
+    assert (tmp_path / "times").read_text() == "1"
