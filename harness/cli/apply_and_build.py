@@ -145,7 +145,8 @@ def _summary(
         say(f"console  {console}")
     say("")
     say("next:")
-    if options.tree is None and options.config is None:
+    # A guest of a bare flavour has done all it can by now.
+    if options.tree is None and options.config is None and not flavour.bare:
         tests = [f"--base {base.name}"] if base != bases.default_base() else []
         tests += [f"--flavour {flavour.name}"] if flavour.name != base.flavour else []
         say(f"  {'scripts/test ' + ' '.join(tests):<34} run the tests")

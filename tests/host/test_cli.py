@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +22,7 @@ from harness.cli import test as test_command
 from harness.errors import HarnessError, UsageError
 from harness.sources.model import Source
 from harness.tree import Tree
+from harness.vm import bare
 
 pytestmark = pytest.mark.host
 
@@ -180,6 +181,26 @@ def test_it_says_what_it_did_and_what_is_next(
     for text in ("boot", "first command after 3.2 s", "total", "scripts/test", "scripts/vm", "log"):
         assert text in err
     assert stage.built[0]["flavour"] == "default" and stage.built[0]["baseline"] is False
+
+
+def test_it_names_no_command_that_a_bare_guest_refuses(
+    stage: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.kernel = replace(stage.kernel, flavour=flavours.get("noinet"))
+    log = stage.kernel.tree.path / "console.log"
+    log.write_text("booted\n")
+    found = SimpleNamespace(
+        release=stage.release,
+        accel="tcg",
+        seconds=1.1,
+        console=SimpleNamespace(splats=list, log=log),
+    )
+    monkeypatch.setattr(bare, "boot", lambda kernel, directory, *, bits: found)
+    assert apply_and_build.main(["--flavour", "noinet"]) == 0
+    err = capsys.readouterr().err
+    assert "first command after 1.1 s" in err and "git -C" in err
+    assert "scripts/test" not in err and "scripts/vm" not in err
+    assert not stage.boots
 
 
 def test_it_boots_the_result_once(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
