@@ -38,18 +38,19 @@ true
 #: A cgroup for what must not have much.
 GROUP = "/sys/fs/cgroup/storm"
 
-KINDS = ("tcp", "udp", "tun", "tap", "vhost")
+#: What carries the traffic, and the other end of its wire if it has one.
+KINDS = {"tcp": "", "udp": "", "tun": "tun", "tap": "tap", "vhost": "tap"}
 
 
 @contextmanager
 def traffic(lab, kind, **options):
     """Traffic of one kind that runs while the body does; what arrives is checked afterwards."""
     with ExitStack() as stack:
-        if kind in ("tcp", "udp"):
+        if not KINDS[kind]:
             net = stack.enter_context(lab.net("veth", name="storm"))
             lab.give_up_soon(net)
         else:
-            net, _ = stack.enter_context(lab.span(kind, "tun"))
+            net, _ = stack.enter_context(lab.span(kind, KINDS[kind]))
         if kind == "udp":
             running = stack.enter_context(
                 lab.udp_traffic(net, flows=4, tx_cpu=0, rx_cpu=1, gap_us=200, **options)
@@ -81,6 +82,7 @@ def test_allocations_fail_more_and_more(lab, seeded, kind, fault):
         # Of a page nobody can say what it is for: only the programs of the traffic.
         "fail_page_alloc": {"task_filter": "Y", "min_order": 0, "ignore_gfp_wait": "N"},
     }
+    after = lab.shared_net("veth")
     balance = Balance(lab)
     allowed = lab.vm.console.allow("PAGE_ALLOC", "KMEMLEAK")
     with allowed, traffic(lab, kind, timeout=60) as running:
@@ -91,7 +93,7 @@ def test_allocations_fail_more_and_more(lab, seeded, kind, fault):
                 lab.sh("sleep 3")
         lab.sh("sleep 1")
         right(running.stop())
-    lab.flow(lab.shared_net("veth"), tx_cpu=0, rx_cpu=1, bytes=200_000).intact()
+    lab.flow(after, tx_cpu=0, rx_cpu=1, bytes=200_000).intact()
     balance.restored(seconds=90)
 
 
@@ -106,7 +108,7 @@ def test_hotplug_storm(lab, report, seeded, cpus):
     balance = Balance(lab)
     with (
         lab.net("veth", name="storm", rps=(1 << cpus) - 2) as net,
-        lab.span("vhost", "tun") as (through, _),
+        lab.span("vhost", "tap") as (through, _),
         lab.traffic(net, conns=8, bytes=50_000, timeout=800) as near,
         lab.traffic(through, conns=4, bytes=50_000, timeout=800) as far,
         lab.udp_traffic(net, flows=4, gap_us=500, port=9000, timeout=800) as udp,
@@ -207,6 +209,7 @@ def test_starved_cpus(lab, report, seeded):
     Guards the promise that a list waits 200 ms at most of its CPU's own time, and that
     nothing depends on who is first.
     """
+    net = lab.shared_net("veth", rps=0xFFFE)
     balance = Balance(lab)
     hogs = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -214,7 +217,6 @@ def test_starved_cpus(lab, report, seeded):
     ]
     try:
         before = lab.defer()
-        net = lab.shared_net("veth", rps=0xFFFE)
         for _ in range(5):
             tx, rx = seeded.sample(range(lab.cpus), 2)
             flow = lab.flow(
