@@ -155,9 +155,12 @@ KINDS: tuple[Kind, ...] = (
         r"BUG: slab",
         r"(?:\w+: )?kmem_cache_destroy \S+: ",
         r"cache `[^']*': ",
-        r"SLUB: Unable to allocate",
     ),
-    _kind("PAGE_ALLOC", r"\S.*: page allocation (?:failure|stalls)"),
+    _kind(
+        "PAGE_ALLOC",
+        r"\S.*: page allocation (?:failure|stalls)",
+        r"SLUB: Unable to allocate memory on",
+    ),
     _kind("PAGE_ALLOC", r"(?:\S.*: )?vmalloc:? (?:size \d+ )?(?:allocation failure|error)"),
     _kind(
         "OOM",

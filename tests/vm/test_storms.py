@@ -83,7 +83,9 @@ def test_allocations_fail_more_and_more(lab, seeded, kind, fault):
         "fail_page_alloc": {"task_filter": "Y", "min_order": 0, "ignore_gfp_wait": "N"},
     }
     after = lab.shared_net("veth")
-    balance = Balance(lab)
+    # v5.10 sends no FIN, ever, if it gets no memory for it, and such a socket stays. It does so
+    # with the lists off, too: seen with failslab.
+    balance = Balance(lab, but=("TCP", "TCPv6"))
     allowed = lab.vm.console.allow("PAGE_ALLOC", "KMEMLEAK")
     with allowed, traffic(lab, kind, timeout=60) as running:
         lab.sh(MAKE_IT_FAIL)
@@ -136,7 +138,9 @@ def test_random_steps(lab, report, seeded):
         done = 0
         while done < count:
             lines = [next(source) for _ in range(min(chunk, count - done))]
-            with lab.traffic(net, conns=4, bytes=50_000, timeout=300) as tcp:
+            # Few connections: with thousands, TIME_WAIT has no room for all of them, and v5.10
+            # resets some that were not accepted yet. It does so with the lists off, too.
+            with lab.traffic(net, conns=4, bytes=1_000_000, timeout=300) as tcp:
                 carry_out(lab, lines, timeout=240)
                 found = tcp.stop().intact()
             assert found.rx["received"] == found.tx["sent"] > 0, found
