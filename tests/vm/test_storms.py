@@ -245,7 +245,7 @@ def test_anything_a_program_can_do(lab, report, seeded, device):
     """ioctls, reads and writes of tun's and macvtap's devices in any order, with any content."""
     balance = Balance(lab)
     program = guesttools.tool("tunfuzz")
-    count, rounds = lab.scale.work(20_000), 10
+    count, rounds = lab.scale.work(5_000), 10
     totals: dict[str, list[int]] = {}
     with ExitStack() as stack:
         tap = ""
