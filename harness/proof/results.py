@@ -99,7 +99,7 @@ def from_report(path: Path, name: str, key: str) -> Result | None:
     """
     try:
         stages = json.loads(path.read_text())["stages"]
-        facts = next((each for each in stages if each["stage"] == name), {})
+        facts: dict[str, Any] = next((each for each in stages if each["stage"] == name), {})
         return _restored(facts, key) if facts.get("key") == key else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
