@@ -1,7 +1,7 @@
 """What a line of memory belongs to: a variable, a per-CPU one, or an object of a slab cache.
 
-Told from the kernel's symbols and, through QEMU's monitor, its memory as it is when asked.
-A page that meanwhile serves another purpose goes by that.
+Told from the kernel's symbols and, through QEMU's monitor, its memory as it is when asked:
+a page that serves another purpose by then goes by that. Make a new Namer for a new section.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ PAGE, PAGE_STRUCT, LINE = 4096, 64, 64
 #: How many bytes of the direct map there can be.
 _DIRECT_SPAN = 1 << 46
 
+#: Pages whose descriptions are there or not there together (128 MiB of memory).
+_SECTION = 1 << 15
+
 #: Where a slab's first struct page points at its cache: before v6.2, and since.
 _CACHE_AT = (24, 8)
 
@@ -42,6 +45,7 @@ class Namer:
         self._vm = vm
         self._symbols = symbols
         self._pages: dict[int, tuple[str, int, int] | None] = {}
+        self._sections: dict[int, bytes | None] = {}
         self._caches: dict[int, str | None] = {}
         self._sizes = _slab_sizes(vm)
         self._direct = self._base("page_offset_base", DIRECT_MAP)
@@ -88,7 +92,7 @@ class Namer:
 
     def _slab_of(self, frame: int) -> tuple[str, int, int] | None:
         """Return the cache, the first object's address and the size of objects of a slab."""
-        page = self._read(self._vmemmap + frame * PAGE_STRUCT, PAGE_STRUCT)
+        page = self._page(frame)
         if page is None:
             return None
         (head,) = struct.unpack_from("<Q", page, 8)
@@ -97,7 +101,7 @@ class Namer:
             if not 0 <= frame - first < 1 << 10:
                 return None
             frame = first
-            page = self._read(self._vmemmap + frame * PAGE_STRUCT, PAGE_STRUCT)
+            page = self._page(frame)
             if page is None:
                 return None
         for at in _CACHE_AT:
@@ -106,6 +110,15 @@ class Namer:
             if name is not None:
                 return name, self._direct + frame * PAGE, self._sizes[name]
         return None
+
+    def _page(self, frame: int) -> bytes | None:
+        """Return a page's description, from those of its section, all read at once."""
+        section, at = divmod(frame, _SECTION)
+        if section not in self._sections:
+            start = self._vmemmap + section * _SECTION * PAGE_STRUCT
+            self._sections[section] = self._read(start, _SECTION * PAGE_STRUCT)
+        pages = self._sections[section]
+        return pages and pages[at * PAGE_STRUCT : (at + 1) * PAGE_STRUCT]
 
     def _cache(self, pointer: int) -> str | None:
         """Return the name of the slab cache that is described at an address, if one is."""
