@@ -12,6 +12,7 @@ from harness import symbols
 from harness.coherence import Move, Namer
 from harness.coherence.structures import DIRECT_MAP, PAGE, PAGE_STRUCT, VMEMMAP
 from harness.errors import HarnessError
+from harness.vm import VmOptions
 
 pytestmark = pytest.mark.host
 
@@ -22,16 +23,20 @@ NM = f"""\
 ffffffff81000100 0000000000000050 T first
 {TABLE:x} 0000000000000010 D __per_cpu_offset
 ffffffff81800100 0000000000000080 d table
+ffffffff81800200 0000000000000008 d kmem_cache
+ffffffff81800208 0000000000000008 b mem_section
 """
 
 #: Where the test's kernel has its second CPU's variables, and the description of a cache.
 PER_CPU, CACHE, NAME = DIRECT_MAP + 0x40000, DIRECT_MAP + 0x10000, DIRECT_MAP + 0x10200
+CACHES = DIRECT_MAP + 0x10800
 
 
 class Vm:
     """A guest with a memory: what was not written reads as zeros."""
 
     cpus = 2
+    options = VmOptions(memory="512M")
 
     def __init__(self) -> None:
         self.memory: dict[int, int] = {}
@@ -62,15 +67,21 @@ def vm() -> Vm:
     made.put(CACHE + 88, struct.pack("<2Q", NAME + 0x20, NAME))
     made.put(NAME, b"skbuff_head_cache\0")
     made.put(NAME + 0x20, b"not a cache\0")
+    # The cache of caches, and the page that it is in.
+    made.sizes += "kmem_cache 448\n"
+    made.put(TABLE + 0x200, struct.pack("<Q", CACHES))
+    made.put(CACHES + 88, struct.pack("<Q", NAME + 0x40))
+    made.put(NAME + 0x40, b"kmem_cache\0")
+    page(made, (CACHES - DIRECT_MAP) // PAGE, 24, CACHES)
     return made
-
-
-def namer(vm: Vm) -> Namer:
-    return Namer(vm, symbols.parse(NM.splitlines()))  # type: ignore[arg-type]
 
 
 def page(vm: Vm, frame: int, at: int, word: int) -> None:
     vm.put(VMEMMAP + frame * PAGE_STRUCT + at, struct.pack("<Q", word))
+
+
+def namer(vm: Vm, more: str = "") -> Namer:
+    return Namer(vm, symbols.parse((NM + more).splitlines()))  # type: ignore[arg-type]
 
 
 def test_variables_go_by_their_names_and_lines(vm: Vm) -> None:
@@ -106,6 +117,28 @@ def test_what_is_no_slab_is_pages(vm: Vm) -> None:
     before = vm.reads
     assert name.name(DIRECT_MAP + 0x102 * PAGE) == "pages"
     assert vm.reads == before, "all pages of a section are read at once"
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_a_kernel_without_one_map_of_all_pages(vm: Vm, size: int) -> None:
+    """SPARSEMEM without VMEMMAP: each section of memory has a map of its own."""
+    old = {at: byte for at, byte in vm.memory.items() if at >= VMEMMAP and at < VMEMMAP + (1 << 40)}
+    for at in old:
+        del vm.memory[at]
+    roots, root, maps = (DIRECT_MAP + at for at in (0x50000, 0x51000, 0x200000))
+    vm.put(TABLE + 0x208, struct.pack("<Q", roots))
+    vm.put(roots, struct.pack("<Q", root))
+    for section in (0, 1):
+        # As the kernel has it: less the section's first page, and with flags.
+        start = maps + 0x400000 * section
+        vm.put(root + section * size, struct.pack("<2Q", (start - section * 0x200000) | 0xF, 0x77))
+    for at, byte in old.items():
+        vm.memory[maps + at - VMEMMAP] = byte
+    vm.put(maps + 0x400000 + 5 * PAGE_STRUCT + 24, struct.pack("<Q", CACHE))
+    name = namer(vm, "ffffffff81000200 T page_ext_init" if size == 32 else "")
+    assert name.name(DIRECT_MAP + (32768 + 5) * PAGE + 0x140) == "slab skbuff_head_cache+0x40"
+    assert name.name(maps + 0x400000 + 77) == "struct page"
+    assert name.name(DIRECT_MAP + 7 * PAGE) == "pages"
 
 
 def test_a_guest_without_answers_still_has_names_for_variables(vm: Vm) -> None:
