@@ -36,15 +36,23 @@ class Symbols:
     data: tuple[tuple[int, int, str], ...]
     absolute: Mapping[str, int]
 
+    def place(self, address: int) -> tuple[str, int]:
+        """Return the function that an address is in and how far from its start.
+
+        ``(user space)`` and ``(unknown)``, at 0, stand for what has none.
+        """
+        at = bisect.bisect_right(self.code, (address, "\x7f")) - 1
+        if at < 0 or address - self.code[at][0] > _FAR:
+            return ("(user space)" if 0 < address < 1 << 47 else "(unknown)"), 0
+        start, name = self.code[at]
+        return name, address - start
+
     def function(self, address: int) -> str:
         """Return the function that an address is in, without the compiler's suffixes.
 
         ``(user space)`` and ``(unknown)`` stand for what has none.
         """
-        at = bisect.bisect_right(self.code, (address, "\x7f")) - 1
-        if at < 0 or address - self.code[at][0] > _FAR:
-            return "(user space)" if 0 < address < 1 << 47 else "(unknown)"
-        return plain(self.code[at][1])
+        return plain(self.place(address)[0])
 
     def variable(self, address: int) -> tuple[str, int] | None:
         """Return the variable that an address is in and how far from its start, or None."""
@@ -82,15 +90,18 @@ def parse(lines: Iterable[str]) -> Symbols:
     return Symbols(tuple(sorted(code)), tuple(sorted(data)), absolute)
 
 
-def read(vmlinux: Path) -> Symbols:
+def read(vmlinux: Path, *, timeout: float = TIMEOUT) -> Symbols:
     """Read the symbols of an ELF file.
+
+    Args:
+        timeout: seconds for nm.
 
     Raises:
         HarnessError: nm is missing or cannot read it, or it has none.
     """
     done = process.run(
         ["nm", "-S", vmlinux],
-        timeout=TIMEOUT,
+        timeout=timeout,
         what=f"reading the symbols of {vmlinux}",
         split_stderr=True,
     )
