@@ -160,8 +160,8 @@ def test_a_table_shows_the_functions_with_most_transfers() -> None:
     )
     lines = found.table(100, rows=1).splitlines()
     assert lines[0].split(" | ")[1:4] == ["transfers", "read", "write"]
-    assert lines[2] == "| `second` | 3.00 | 0.00 | 0.00 | 0.00 | 3.00 | 1.00 |"
-    assert lines[3] == "| **all** | 4.00 | 1.00 | 0.00 | 0.00 | 3.00 | 1.00 |"
+    assert lines[2] == "| `second` | 3.00 | 3.00 | 0.00 | 0.00 | 3.00 | 1.00 |"
+    assert lines[3] == "| **all** | 4.00 | 4.00 | 0.00 | 0.00 | 3.00 | 1.00 |"
     assert found.table(vcpu=0, rows=1).splitlines()[2].startswith("| `first` | 100.00 | 100.00 |")
     instructions = counted(section([(FIRST, 0, BLOCK, 4, 3)], lines=0))
     assert instructions.table().splitlines()[2:] == ["| `first` | 12.00 |", "| **all** | 12.00 |"]
