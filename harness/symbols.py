@@ -73,7 +73,7 @@ def plain(name: str) -> str:
 
 def parse(lines: Iterable[str]) -> Symbols:
     """Parse what ``nm -S`` printed: address, size if there is one, type and name."""
-    code: list[tuple[int, str]] = []
+    code: dict[int, tuple[bool, str]] = {}
     data: list[tuple[int, int, str]] = []
     absolute: dict[str, int] = {}
     for line in lines:
@@ -84,10 +84,13 @@ def parse(lines: Iterable[str]) -> Symbols:
         kind, name = words[-2], words[-1]
         absolute.setdefault(name, address)
         if kind in "tTwW":
-            code.append((address, name))
+            # Of several names, not one that stands in for another: those are weak or local.
+            best = (kind != "T", name)
+            code[address] = min(best, code.get(address, best))
         elif kind in "dDbBrRvV" or (kind in "aA" and size):
             data.append((address, size, name))
-    return Symbols(tuple(sorted(code)), tuple(sorted(data)), absolute)
+    functions = sorted((address, name) for address, (_, name) in code.items())
+    return Symbols(tuple(functions), tuple(sorted(data)), absolute)
 
 
 def read(vmlinux: Path, *, timeout: float = TIMEOUT) -> Symbols:
