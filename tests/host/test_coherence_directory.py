@@ -87,7 +87,7 @@ def test_a_copy_from_another_node_is_remote(drive: Drive) -> None:
     ]
 
 
-def test_what_another_node_has_changed_comes_from_there(drive: Drive) -> None:
+def test_what_another_node_alone_has_comes_from_there(drive: Drive) -> None:
     assert drive([TWO_NODES, "r 3 0", "w 0 0", "r 2 0"])[1:] == ["write_remote", "read_remote"]
 
 
