@@ -355,7 +355,7 @@ class Session:
 
             what, _, user = key.counted.partition("+")
             recorder = Recorder(log_dir / "counted", what=what, user=user == "user")
-            options = recorder.prepare(options)
+            options = recorder.prepare(options, kernel)
         for attempt in range(1, BOOT_ATTEMPTS + 1):
             try:
                 vm = self._stack.enter_context(boot(kernel, options, log_dir=log_dir))

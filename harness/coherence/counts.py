@@ -108,6 +108,8 @@ class Counts:
         functions: by function, a tally per vCPU.
         moves: transfers line by line, most first.
         lost: transfers that are in no move, for lack of room.
+        ticks: what the clock's interrupt did, per vCPU, which is nowhere else, if the recorder
+            was told the kernel: a followed guest has several times more of it than usual.
     """
 
     name: str
@@ -116,6 +118,7 @@ class Counts:
     functions: Mapping[str, tuple[Tally, ...]]
     moves: tuple[Move, ...] = ()
     lost: int = 0
+    ticks: tuple[Tally, ...] = ()
 
     @property
     def vcpus(self) -> int:
@@ -175,7 +178,8 @@ class Counts:
             )
             for name in {**self.functions, **other.functions}
         }
-        return Counts(self.name, self.nodes, self.what, functions, self.moves, self.lost)
+        ticks = tuple(a - b for a, b in zip(self.ticks, other.ticks, strict=True))
+        return Counts(self.name, self.nodes, self.what, functions, self.moves, self.lost, ticks)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain data, without the moves."""
@@ -185,6 +189,7 @@ class Counts:
             "what": self.what,
             "lost": self.lost,
             "columns": [field.name for field in fields(Tally)],
+            "ticks": [list(astuple(tally)) for tally in self.ticks],
             "functions": {
                 name: [list(astuple(tally)) for tally in tallies]
                 for name, tallies in sorted(self.functions.items())
@@ -200,12 +205,18 @@ class Counts:
         """
         try:
             columns = data["columns"]
-            functions = {
-                name: tuple(Tally(**dict(zip(columns, row, strict=True))) for row in rows)
-                for name, rows in data["functions"].items()
-            }
-            nodes = tuple(data["nodes"])
-            return cls(data["name"], nodes, data["what"], functions, lost=data["lost"])
+
+            def tallies(rows: Iterable[Iterable[int]]) -> tuple[Tally, ...]:
+                return tuple(Tally(**dict(zip(columns, row, strict=True))) for row in rows)
+
+            return cls(
+                data["name"],
+                tuple(data["nodes"]),
+                data["what"],
+                {name: tallies(rows) for name, rows in data["functions"].items()},
+                lost=data["lost"],
+                ticks=tallies(data["ticks"]),
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as err:
             raise CoherenceError(f"not the counts of a section: {err}") from err
 
@@ -267,7 +278,15 @@ def from_dump(found: Dump, symbols: Symbols, *, name: str, nodes: tuple[int, ...
 
     sums: dict[str, list[list[int]]] = {}
     width = len(fields(Tally))
+    ticks = [[0] * width for _ in nodes]
     for place in found.places:
+        if place.kind in (dump.TICK_ACCESSES, dump.TICK_INSTRUCTIONS):
+            row = ticks[place.vcpu]
+            if place.kind == dump.TICK_INSTRUCTIONS:
+                row[0] += place.slots[0]
+            else:
+                row[2:] = place.slots
+            continue
         rows = sums.setdefault(function(place.pc), [])
         if not rows:
             rows += [[0] * width for _ in nodes]
@@ -297,4 +316,5 @@ def from_dump(found: Dump, symbols: Symbols, *, name: str, nodes: tuple[int, ...
             )
         ),
         found.lost_moves,
+        tuple(Tally(*row) for row in ticks),
     )

@@ -9,10 +9,10 @@ from pathlib import Path
 from harness.coherence.errors import CoherenceError
 
 MAGIC = b"SKBLINES"
-FORMAT = 1
+FORMAT = 2
 
 #: What a record of a place in the code counts.
-ACCESS, BLOCK, REPEAT = 0, 1, 2
+ACCESS, BLOCK, REPEAT, TICK_ACCESSES, TICK_INSTRUCTIONS = range(5)
 
 #: vCPUs are at most this many.
 MAX_VCPUS = 32
@@ -29,10 +29,12 @@ class Place:
     Attributes:
         pc: the virtual address of the (first) instruction.
         vcpu: its index.
-        kind: ACCESS, BLOCK, or REPEAT (a block of one string instruction that repeats itself).
+        kind: ACCESS, BLOCK, REPEAT (a block of one string instruction that repeats itself), or,
+            for all that the clock's interrupt did, TICK_ACCESSES and TICK_INSTRUCTIONS.
         instructions: how many the block has; 0 for ACCESS.
-        slots: of ACCESS: loads, stores, then transfers in the order of
-            :data:`harness.coherence.counts.TRANSFERS`; of a block: how often it ran, then zeros.
+        slots: of accesses: loads, stores, then transfers in the order of
+            :data:`harness.coherence.counts.TRANSFERS`; of a block: how often it ran, then
+            zeros; of TICK_INSTRUCTIONS: how many, then zeros.
     """
 
     pc: int

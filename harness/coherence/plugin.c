@@ -9,12 +9,15 @@
  * translations, so that code with calls to here exists in between alone.
  *
  * Arguments: out=DIR (that exists); what=lines|instructions; user=on, to
- * follow user space as well; nodes=0.0.1.1, the NUMA node of each vCPU.
+ * follow user space as well; nodes=0.0.1.1, the NUMA node of each vCPU;
+ * tick=BEGIN.END, addresses where the clock's interrupt begins and ends, whose
+ * doings are counted apart.
  * DIR/section-N.bin is what the N-th section counted, whole once it is
  * there; DIR/events says what marks came.
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -29,7 +32,7 @@
 
 PLUGIN_EXPORT int qemu_plugin_version = 1;
 
-#define FORMAT		1
+#define FORMAT		2
 
 /*
  * QEMU's addresses of guest memory: at most twice the guest's size (where
@@ -44,7 +47,7 @@ PLUGIN_EXPORT int qemu_plugin_version = 1;
 #define MOVE_PROBES	64
 
 /* A place in the code: an instruction, or a block of them, that is counted. */
-enum kind { ACCESS, BLOCK, REPEAT };
+enum kind { ACCESS, BLOCK, REPEAT, TICK_ACCESSES, TICK_INSTRUCTIONS };
 
 struct site {
 	uint64_t pc;
@@ -73,6 +76,9 @@ struct vcpu {
 	struct move *moves;
 	uint64_t lost_moves;		/* found no room in @moves */
 	uint64_t unplaced;		/* accesses beyond MAX_PHYS */
+	bool in_tick;
+	struct tally tick, tick_base;
+	uint64_t tick_insns, tick_insns_base;
 };
 
 struct header {
@@ -104,6 +110,7 @@ static uint64_t lost_sites;
 static pthread_mutex_t sites_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static bool with_lines = true, with_user;
+static uint64_t tick_begin, tick_end;	/* 0: no tick is told apart */
 static const char *out = ".";
 static qemu_plugin_id_t self;
 
@@ -177,8 +184,26 @@ static uint32_t find_site(uint64_t pc, uint32_t insns, uint32_t kind)
 
 static void on_block(unsigned int cpu, void *udata)
 {
-	if (atomic_load_explicit(&counting, memory_order_relaxed))
-		vcpus[cpu].tally[(uintptr_t)udata].slot[0]++;
+	struct vcpu *vcpu = &vcpus[cpu];
+	uintptr_t site = (uintptr_t)udata;
+
+	if (!atomic_load_explicit(&counting, memory_order_relaxed))
+		return;
+	if (vcpu->in_tick)
+		vcpu->tick_insns += sites[site].insns;
+	else
+		vcpu->tally[site].slot[0]++;
+}
+
+static void on_tick(unsigned int cpu, void *udata)
+{
+	vcpus[cpu].in_tick = udata;
+}
+
+/* Where what an access does is counted. */
+static struct tally *tally_of(struct vcpu *vcpu, uint32_t site)
+{
+	return vcpu->in_tick ? &vcpu->tick : &vcpu->tally[site];
 }
 
 static void count_move(struct vcpu *vcpu, uint32_t line, uint32_t site, uint32_t writer,
@@ -222,8 +247,9 @@ static void access_line(unsigned int cpu, bool store, uint64_t phys, uint64_t va
 	}
 	if (!is_transfer(outcome) || !atomic_load_explicit(&counting, memory_order_relaxed))
 		return;
-	vcpu->tally[site].slot[TRANSFERS + outcome - READ_LOCAL]++;
-	count_move(vcpu, phys >> LINE_SHIFT, site, writer, vaddr);
+	tally_of(vcpu, site)->slot[TRANSFERS + outcome - READ_LOCAL]++;
+	if (!vcpu->in_tick)
+		count_move(vcpu, phys >> LINE_SHIFT, site, writer, vaddr);
 }
 
 static void on_access(unsigned int cpu, qemu_plugin_meminfo_t info, uint64_t vaddr, void *udata)
@@ -235,7 +261,7 @@ static void on_access(unsigned int cpu, qemu_plugin_meminfo_t info, uint64_t vad
 	struct qemu_plugin_hwaddr *hw;
 
 	if (atomic_load_explicit(&counting, memory_order_relaxed))
-		vcpus[cpu].tally[site].slot[store ? STORES : LOADS]++;
+		tally_of(&vcpus[cpu], site)->slot[store ? STORES : LOADS]++;
 	hw = qemu_plugin_get_hwaddr(info, vaddr);
 	if (!hw || qemu_plugin_hwaddr_is_io(hw))
 		return;
@@ -268,6 +294,8 @@ static void begin_section(void)
 	for (unsigned int cpu = 0; cpu < nr_vcpus; cpu++) {
 		struct vcpu *vcpu = &vcpus[cpu];
 
+		vcpu->tick_base = vcpu->tick;
+		vcpu->tick_insns_base = vcpu->tick_insns;
 		for (uint32_t id = 0; id < nr_sites; id++)
 			if (grown(vcpu, id))
 				vcpu->base[id] = vcpu->tally[id];
@@ -299,6 +327,24 @@ static uint64_t write_tallies(FILE *file, unsigned int cpu)
 		written++;
 	}
 	return written;
+}
+
+static uint64_t write_tick(FILE *file, unsigned int cpu)
+{
+	const struct vcpu *vcpu = &vcpus[cpu];
+	struct tally_record accesses = { .pc = tick_begin, .vcpu = cpu, .kind = TICK_ACCESSES };
+	struct tally_record instructions = {
+		.pc = tick_begin,
+		.vcpu = cpu,
+		.kind = TICK_INSTRUCTIONS,
+		.slot = { vcpu->tick_insns - vcpu->tick_insns_base },
+	};
+
+	for (int slot = 0; slot < SLOTS; slot++)
+		accesses.slot[slot] = vcpu->tick.slot[slot] - vcpu->tick_base.slot[slot];
+	fwrite(&accesses, sizeof(accesses), 1, file);
+	fwrite(&instructions, sizeof(instructions), 1, file);
+	return 2;
 }
 
 static uint64_t write_moves(FILE *file, unsigned int cpu)
@@ -345,7 +391,7 @@ static int write_section(void)
 		return errno;
 	fwrite(&header, sizeof(header), 1, file);
 	for (unsigned int cpu = 0; cpu < nr_vcpus; cpu++)
-		header.tallies += write_tallies(file, cpu);
+		header.tallies += write_tallies(file, cpu) + write_tick(file, cpu);
 	for (unsigned int cpu = 0; cpu < nr_vcpus; cpu++) {
 		header.moves += write_moves(file, cpu);
 		header.lost_moves += vcpus[cpu].lost_moves;
@@ -407,6 +453,7 @@ static void switched(qemu_plugin_id_t id)
 		forget(vcpu->moves, MOVE_SLOTS * sizeof(struct move));
 		vcpu->lost_moves = 0;
 		vcpu->unplaced = 0;
+		vcpu->in_tick = false;
 	}
 	forget(lines, MAX_LINES * sizeof(struct line));
 	event(following ? "following" : "left");
@@ -486,6 +533,10 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 						 QEMU_PLUGIN_MEM_RW, (void *)site);
 	}
 	if (followed) {
+		if (tick_begin && (start == tick_begin || start == tick_end))
+			qemu_plugin_register_vcpu_tb_exec_cb(tb, on_tick, QEMU_PLUGIN_CB_NO_REGS,
+							     (void *)(uintptr_t)(start ==
+										 tick_begin));
 		site = find_site(start, count, kind);
 		qemu_plugin_register_vcpu_tb_exec_cb(tb, on_block, QEMU_PLUGIN_CB_NO_REGS,
 						     (void *)site);
@@ -527,6 +578,8 @@ static int set_option(char *option, const char **nodes)
 	*value++ = '\0';
 	if (!strcmp(option, "out"))
 		out = value;
+	else if (!strcmp(option, "tick"))
+		return sscanf(value, "%" SCNx64 ".%" SCNx64, &tick_begin, &tick_end) == 2 ? 0 : -1;
 	else if (!strcmp(option, "nodes"))
 		*nodes = value;
 	else if (!strcmp(option, "user") && (!strcmp(value, "on") || !strcmp(value, "off")))

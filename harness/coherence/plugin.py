@@ -57,7 +57,13 @@ def library() -> Path:
 
 
 def arguments(
-    plugin: Path, out: Path, *, what: str, user: bool, nodes: tuple[int, ...]
+    plugin: Path,
+    out: Path,
+    *,
+    what: str,
+    user: bool,
+    nodes: tuple[int, ...],
+    tick: tuple[int, int] | None = None,
 ) -> tuple[str, ...]:
     """Return QEMU's arguments that load the plugin.
 
@@ -67,6 +73,7 @@ def arguments(
         what: one of :data:`WHAT`.
         user: follow user space as well.
         nodes: the NUMA node of each vCPU.
+        tick: where the clock's interrupt begins and ends.
 
     Raises:
         CoherenceError: it cannot count that, or QEMU cannot be told that name.
@@ -87,4 +94,6 @@ def arguments(
         "user": "on" if user else "off",
         "nodes": ".".join(str(node) for node in nodes),
     }
+    if tick is not None:
+        options["tick"] = f"{tick[0]:x}.{tick[1]:x}"
     return ("-plugin", ",".join([str(plugin), *(f"{k}={v}" for k, v in options.items())]))

@@ -17,7 +17,7 @@ from harness.coherence.errors import CoherenceError
 from harness.coherence.structures import Namer
 from harness.symbols import Symbols
 from harness.vm.guestprocess import GuestResult
-from harness.vm.options import VmOptions
+from harness.vm.options import KernelImage, VmOptions
 
 if TYPE_CHECKING:
     from harness.vm import Vm
@@ -67,8 +67,11 @@ class Recorder:
         self.what = what
         self.user = user
 
-    def prepare(self, options: VmOptions) -> VmOptions:
+    def prepare(self, options: VmOptions, kernel: KernelImage | None = None) -> VmOptions:
         """Return the options of a guest in which can be counted. It runs under TCG.
+
+        Args:
+            kernel: what will be booted: what its clock's interrupt does is counted apart.
 
         Raises:
             CoherenceError: that guest has too many CPUs.
@@ -85,6 +88,7 @@ class Recorder:
             what=self.what,
             user=self.user,
             nodes=node_of_cpus(options),
+            tick=_tick(kernel) if kernel is not None else None,
         )
         self.directory.mkdir(parents=True, exist_ok=True)
         for old in (*self.directory.glob("section-*.bin"), self.directory / "events"):
@@ -236,6 +240,15 @@ class Counter:
         self._sections = done
         path = self.recorder.directory / f"section-{done}.bin"
         return counts.from_dump(dump.read(path), self.symbols, name=name, nodes=self.nodes)
+
+
+def _tick(kernel: KernelImage) -> tuple[int, int] | None:
+    """Return where the clock's interrupt begins, and where it has done what it is for."""
+    known = symbols.read(kernel.vmlinux).absolute
+    try:
+        return known["sysvec_apic_timer_interrupt"], known["irq_exit_rcu"]
+    except KeyError:
+        return None
 
 
 def node_of_cpus(options: VmOptions) -> tuple[int, ...]:

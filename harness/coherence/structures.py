@@ -209,7 +209,8 @@ def _at(name: str, offset: int) -> str:
 
 def _slab_sizes(vm: Vm) -> Mapping[str, int]:
     """Return the distance of objects, by slab cache."""
-    script = "cd /sys/kernel/slab && for c in *; do read s < $c/slab_size && echo $c $s; done"
+    # Caches may come and go meanwhile.
+    script = "cd /sys/kernel/slab; for c in *; do read s < $c/slab_size && echo $c $s; done; :"
     try:
         lines = vm.run(script, timeout=60).stdout.splitlines()
         return {Path(name).name: int(size) for name, size in map(str.split, lines)}

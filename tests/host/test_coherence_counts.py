@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness import symbols
 from harness.coherence import CoherenceError, Counts, Tally, counts, dump, plugin, recorder
-from harness.coherence.dump import ACCESS, BLOCK, REPEAT
+from harness.coherence.dump import ACCESS, BLOCK, REPEAT, TICK_ACCESSES, TICK_INSTRUCTIONS
 from harness.vm import VmOptions
 
 pytestmark = pytest.mark.host
@@ -150,6 +151,23 @@ def test_counts_survive_json() -> None:
         Counts.from_json({"name": "x"})
 
 
+def test_the_clocks_interrupt_is_counted_apart() -> None:
+    found = counted(
+        section(
+            [
+                (FIRST, 1, BLOCK, 5, 10),
+                (SECOND, 1, TICK_ACCESSES, 0, 1, 2, 3, 4, 5, 6, 7, 8),
+                (SECOND, 1, TICK_INSTRUCTIONS, 0, 99),
+            ]
+        )
+    )
+    assert found.ticks == (Tally(), Tally(99, 0, 1, 2, 3, 4, 5, 6, 7, 8))
+    assert found.total == Tally(instructions=50)
+    assert set(found.functions) == {"first"}
+    assert Counts.from_json(found.as_json()) == found
+    assert (found - found).ticks == (Tally(), Tally())
+
+
 def test_a_table_shows_the_functions_with_most_transfers() -> None:
     found = counted(
         section(
@@ -236,6 +254,22 @@ def test_a_guests_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         f"/lib/plugin.so,out={tmp_path},what=lines,user=on,nodes=0.0.1.1.1",
     )
     assert not old.exists()
+
+
+def test_the_plugin_is_told_where_the_clocks_interrupt_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin, "library", lambda: Path("/lib/plugin.so"))
+    kernel = SimpleNamespace(vmlinux=tmp_path / "vmlinux")
+    code = "ffffffff81000000 T {}\nffffffff81000040 T irq_exit_rcu\n"
+    for name, tick in (
+        ("sysvec_apic_timer_interrupt", ",tick=ffffffff81000000.ffffffff81000040"),
+        ("smp_apic_timer_interrupt", ""),
+    ):
+        found = symbols.parse(code.format(name).splitlines())
+        monkeypatch.setattr(symbols, "read", lambda vmlinux, found=found: found)
+        prepared = recorder.Recorder(tmp_path).prepare(VmOptions(), kernel)  # type: ignore[arg-type]
+        assert prepared.qemu_args[1].endswith(f",nodes=0.0{tick}")
 
 
 def test_nodes_are_as_the_guest_has_them() -> None:

@@ -99,6 +99,16 @@ def test_the_sum_over_functions_is_the_sum_over_lines(counter):
     assert sum(move.count for move in counts.moves) == counts.total.transfers
 
 
+@lines
+def test_the_clocks_interrupt_is_apart(counter):
+    """It ran meanwhile, and what it does is in no function's counts."""
+    counts = Turns(counter, 50, "0:ks:0", "1:ks:0").counts
+    ticks = sum(counts.ticks[1:], counts.ticks[0])
+    assert ticks.instructions > 1000 and ticks.loads > 100
+    assert "hrtimer_interrupt" not in counts.functions
+    assert "__x64_sys_getcpu" in counts.functions
+
+
 @user
 def test_a_program_that_writes_in_turn_on_two_cpus(counter):
     turns = Turns(counter, 100, "0:us:0", "1:us:0", "0:us:1", "1:us:2", "1:us:3", "0:ul:3")
