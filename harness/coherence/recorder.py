@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Seconds for a mark to be made, in a guest that is many times slower than usual.
 MARK_TIMEOUT = 120.0
+
+#: A symbol behind all of a kernel's functions, by which two kernels differ.
+_END = "_etext"
 
 #: Seconds for the plugin to do what it was told.
 ANSWER = 60.0
@@ -105,31 +107,29 @@ class Recorder:
         """Return what counts in a guest that was booted with the prepared options.
 
         Raises:
-            CoherenceError: the guest has no plugin.
+            CoherenceError: the guest has no plugin, or vmlinux is not its kernel's.
         """
         if "loaded" not in _events(self.directory):
             raise CoherenceError(
                 "the guest runs without the plugin",
                 hint="boot it with the options that Recorder.prepare() returns",
             )
-        return Counter(self, vm)
+        known = symbols.read(vm.kernel.vmlinux)
+        _same_kernel(vm, known)
+        return Counter(self, vm, known)
 
 
 class Counter:
     """What counts in a running guest."""
 
-    def __init__(self, recorder: Recorder, vm: Vm) -> None:
+    def __init__(self, recorder: Recorder, vm: Vm, known: Symbols) -> None:
         self.recorder = recorder
         self.vm = vm
+        self.symbols = known
         self.nodes = node_of_cpus(vm.options)
         self._mark = guesttools.tool("mark")
         self._following = False
         self._sections = 0
-
-    @cached_property
-    def symbols(self) -> Symbols:
-        """The symbols of the guest's kernel."""
-        return symbols.read(self.vm.kernel.vmlinux)
 
     def namer(self) -> Namer:
         """Return what tells the data structure of a line, as long as the guest runs."""
@@ -240,6 +240,20 @@ class Counter:
         self._sections = done
         path = self.recorder.directory / f"section-{done}.bin"
         return counts.from_dump(dump.read(path), self.symbols, name=name, nodes=self.nodes)
+
+
+def _same_kernel(vm: Vm, known: Symbols) -> None:
+    """See that the guest's functions end where vmlinux has it, if the guest can tell.
+
+    Raises:
+        CoherenceError: they do not.
+    """
+    shown = vm.run(f"grep -m1 ' {_END}$' /proc/kallsyms", timeout=MARK_TIMEOUT, check=False).stdout
+    if shown and int(shown.split()[0], 16) not in (0, known.absolute.get(_END)):
+        raise CoherenceError(
+            f"{vm.kernel.vmlinux} is not that of the kernel that runs",
+            hint="do not build a kernel that is being counted; boot again",
+        )
 
 
 def _tick(kernel: KernelImage) -> tuple[int, int] | None:
