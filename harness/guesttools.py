@@ -16,6 +16,9 @@ from harness.errors import CommandFailed, UsageError
 
 SOURCES = paths.TESTS / "guest"
 
+#: What any program may include to have itself counted.
+_MARKS = (SOURCES / "mark" / "mark.h", paths.ROOT / "harness" / "coherence" / "marks.h")
+
 _FLAGS = ("-std=gnu11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror", "-pthread")
 _TIMEOUT = 120.0
 
@@ -78,8 +81,8 @@ def tool(name: str) -> Path:
 
 
 def _headers(name: str) -> list[Path]:
-    """Return the headers that the program ``name`` has for itself."""
-    return sorted((SOURCES / name).glob("*.h"))
+    """Return the headers that the program ``name`` has for itself, and those of marks."""
+    return [*sorted((SOURCES / name).glob("*.h")), *_MARKS]
 
 
 def _compile(compiler: str, name: str, code: list[Path], binary: Path) -> None:
