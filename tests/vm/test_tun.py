@@ -25,6 +25,10 @@ KICKS, TOO_MANY = 1, 25
 #: Of 1,000 packets, how often the sender takes back at least; 62 if it does so always.
 TAKEN = 5
 
+#: Of 1,000 packets, how many kicks there are where a sender never takes back, as on PREEMPT_RT,
+#: where a kick wakes a thread: one for every half list, and for what is left.
+ASKED_FOR = 40
+
 
 #: Few enough at a time that they find room in a short ring.
 SPARE = {"burst": 16, "gap_us": 300}
@@ -113,24 +117,25 @@ def test_slow_paths_and_kicks(lab, report, arm, kind):
         tries = []
         while len(tries) < ATTEMPTS:
             tries.append(steady(lab, kind, count=lab.scale.work(50_000), patched=True))
-            if not exceeded(tries[-1]) and tries[-1]["kicks"] <= KICKS:
+            wanted = ASKED_FOR if lab.rt else KICKS
+            if not exceeded(tries[-1], rt=lab.rt) and tries[-1]["kicks"] <= wanted:
                 break
-        found = min(tries, key=lambda each: (len(exceeded(each)), each["kicks"]))
+        found = min(tries, key=lambda each: (len(exceeded(each, rt=lab.rt)), each["kicks"]))
         report.add(f"{kind}: runs, of which this is the best", len(tries))
     for name, value in found.items():
         report.add(f"{kind}: {name}, of 1,000 packets", value)
     if arm == "baseline":
         assert found["free_slowpath on the reader's CPU"] > 900
     else:
-        assert not exceeded(found), found
+        assert not exceeded(found, rt=lab.rt), found
 
 
-def exceeded(found):
+def exceeded(found, *, rt):
     """Return which of the patched kernel's counts for 1,000 packets are beyond their limits."""
     limits = {
         "free_slowpath on the reader's CPU": (0, 10),
-        "kicks": (0, TOO_MANY),
-        "lists taken back by the sender": (TAKEN, 1000),
+        "kicks": (0, ASKED_FOR if rt else TOO_MANY),
+        "lists taken back by the sender": (0 if rt else TAKEN, 1000),
         "freed by the reader": (0, ELSEWHERE),
         # 1,000 without batches. A reader that is faster than the sender has few at a time.
         "batches": (0, 900),
