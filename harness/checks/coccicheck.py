@@ -1,8 +1,7 @@
 """The tree's own Coccinelle scripts over the functions that a patch touches.
 
-spatch takes minutes for a large file and all scripts, nearly all of it for functions that
-nobody changed. So it is given the touched functions alone, behind everything that stands
-outside of functions; one process per script does all patches. Files that it has seen before
+spatch takes minutes for a large file and all scripts, nearly all of it for what nobody
+changed. So it is given the touched functions alone; one process per script does all patches. Files that it has seen before
 are not looked at again. Findings are compared without line numbers with those of the same
 functions in front of the patch.
 """
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import build, process, progress, stamp
-from harness.checks import cache
+from harness.checks import cache, tools
 from harness.checks.context import Context, Place, is_user_space
 from harness.checks.model import Finding, Result
 from harness.errors import CommandTimeout
@@ -44,8 +43,7 @@ class _Reduced:
 
 def check(place: Place) -> Result:
     """Look at what a patch touches, in front of it and behind it."""
-    spatch = shutil.which("spatch")
-    if spatch is None:
+    if not tools.there("spatch"):
         return Result(NAME, skipped="no spatch (apt install coccinelle)")
     if not place.applies:
         return Result(NAME, skipped="it does not apply")
@@ -104,35 +102,37 @@ def _pairs(place: Place) -> Iterator[tuple[_Reduced | None, _Reduced]]:
 
 
 def functions(lines: Sequence[str]) -> Iterator[tuple[str, int, int]]:
-    """Yield the functions of a C file in kernel style: name, first and last line of the body."""
+    """Yield the functions of a C file in kernel style: name, first and last line."""
     start = 0
     for number, line in enumerate(lines, 1):
         if line == "{":
             start = number
         elif line == "}" and start:
-            yield _name(lines, start), start, number
+            name, first = _head(lines, start)
+            yield name, first, number
             start = 0
 
 
-def _name(lines: Sequence[str], brace: int) -> str:
-    """Return the name of the function whose body begins at a line."""
+def _head(lines: Sequence[str], brace: int) -> tuple[str, int]:
+    """Return the name and the first line of the function whose body begins behind a line."""
     head = ""
-    for line in reversed(lines[: brace - 1]):
+    first = brace
+    for number in range(brace - 1, 0, -1):
+        line = lines[number - 1]
         if not line.strip() or line.startswith(("}", "#", " */")) or line.endswith(";"):
             break
         head = f"{line} {head}"
-        if line[0].isalpha() or line[0] == "_":
-            break
+        first = number
     match = re.search(r"(\w+)\s*\(", head)
-    return match[1] if match else f"line {brace}"
+    return (match[1] if match else f"line {brace}"), first
 
 
 def reduced(lines: Sequence[str], names: set[str]) -> str:
-    """Return a C file with the bodies of all other functions emptied; lines keep their numbers."""
-    kept = list(lines)
+    """Return a C file with these functions and nothing else; lines keep their numbers."""
+    kept = [""] * len(lines)
     for name, first, last in functions(lines):
-        if name not in names:
-            kept[first : last - 1] = [""] * (last - 1 - first)
+        if name in names:
+            kept[first - 1 : last] = lines[first - 1 : last]
     return "\n".join(kept) + "\n"
 
 
@@ -142,8 +142,7 @@ class _Run:
     def __init__(self, context: Context, scripts: Sequence[Path]) -> None:
         self.context = context
         self.scripts = scripts
-        version = process.run(["spatch", "--version"], timeout=60, check=False).output
-        self.key = stamp.digest([version.partition("\n")[0], *scripts])
+        self.key = stamp.digest([tools.version("spatch"), *scripts])
         #: Names of scripts that did not come to their end, by the files' keys.
         self.gave_up: dict[str, list[str]] = {}
 

@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import diagnostics, flavours, lock, paths, prefixes, process, progress, stamp
+from harness import diagnostics, flavours, lock, paths, prefixes, progress, stamp
 from harness.build import Builder
-from harness.checks import cache
+from harness.checks import cache, tools
 from harness.checks.context import Context, is_user_space
 from harness.diagnostics import CompilerWarning
 from harness.errors import HarnessError
 from harness.flavours import Flavour
 from harness.prefixtree import PrefixTree
 from harness.tree import Tree
-from harness.worktree import Home
 
 #: Raised when what is done to a prefix changes.
 _RECIPE = "1"
@@ -64,7 +63,7 @@ class Compiled:
     def __init__(self, context: Context, flavour: Flavour) -> None:
         self.context = context
         self.flavour = flavour
-        self.sparse = _version("sparse") if flavour.compiler == "gcc" else ""
+        self.sparse = tools.version("sparse") if flavour.compiler == "gcc" else ""
         self._known: dict[int, Standing] = {}
         self._worktree = PrefixTree(context.base, "checks")
         sources = {
@@ -201,16 +200,3 @@ def _missing(
         if not any(path in line for line in lines if "error" in line.lower()):
             absent.append(path)
     return tuple(absent), tuple(errors)
-
-
-def _version(tool: str) -> str:
-    """Return what a tool says it is; empty if it is not here."""
-    if shutil.which(tool) is None:
-        return ""
-    done = process.run([tool, "--version"], timeout=30, check=False)
-    return done.output.strip() or tool
-
-
-def home(context: Context) -> Path:
-    """Return the worktree that prefixes are compiled in."""
-    return Home.of(context.base).worktree("checks")

@@ -6,9 +6,7 @@ object that the series touches.
 
 from __future__ import annotations
 
-import shutil
-
-from harness.checks import compiled
+from harness.checks import compiled, tools
 from harness.checks.compiled import SPARSE_FLAG, Compiled
 from harness.checks.context import Place
 from harness.checks.model import Finding, Result
@@ -26,14 +24,14 @@ def check(place: Place) -> Result:
 
 def check_sparse(place: Place) -> Result:
     """Compare sparse's warnings behind and in front of a patch."""
-    if shutil.which("sparse") is None:
+    if not tools.there("sparse"):
         return Result(SPARSE, skipped="no sparse (apt install sparse)")
     return _compare(SPARSE, place, place.context.base.flavour, sparse=True)
 
 
 def check_clang(place: Place) -> Result:
     """Compare clang's warnings behind and in front of a patch."""
-    if shutil.which("clang") is None:
+    if not tools.there("clang"):
         return Result(CLANG, skipped="no clang (apt install clang)")
     return _compare(CLANG, place, "clang", sparse=False)
 
