@@ -56,6 +56,10 @@ PACKAGES: tuple[Package, ...] = (
     Package("libelf-dev", _KERNEL),
     Package("libssl-dev", _KERNEL),
     Package("ccache", "building a second kernel in a fraction of the time", optional=True),
+    Package("sparse", "checking a series' types and address spaces", optional=True),
+    Package("git-email", "sending a series", optional=True),
+    # Debian's git-email only recommends it, and does not work without it.
+    Package("libmailtools-perl", "sending a series", optional=True),
     Package("qemu-system-x86", "booting a kernel"),
     Package("iproute2", "the tests' networks"),
 )

@@ -94,7 +94,8 @@ def _series(found: Mapping[str, Any]) -> str:
 
 def _proof(found: Mapping[str, Any]) -> str:
     machine = _pairs(found.get("machine"))
-    lines = _wrapped(f"What was run on these patches ({machine}): {found.get('verdict', '')}")
+    lines = _wrapped(f"What was run on these patches ({machine}):")
+    lines += _wrapped(str(found.get("verdict") or "no verdict"))
     rows = []
     for stage in found.get("stages", ()):
         counts = [f"{n} {name}" for name, n in stage.get("counts", {}).items() if n]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from email.utils import formataddr
 from pathlib import Path
 
 from harness import process
@@ -25,11 +24,6 @@ class Identity:
 
     def __str__(self) -> str:
         return f"{self.name} <{self.email}>"
-
-    @property
-    def header(self) -> str:
-        """The identity as a mail's From: has it."""
-        return formataddr((self.name, self.email))
 
 
 def of(repository: Path) -> Identity:

@@ -26,6 +26,9 @@ _UNREACHABLE = re.compile(
 )
 
 
+_INSTALL = "apt-get install git-email libmailtools-perl"
+
+
 class NoSendEmail(HarnessError):
     """git send-email is not installed."""
 
@@ -46,7 +49,7 @@ def require(repository: Path) -> None:
     if "is not a git command" in done.output or "cannot run" in done.output:
         raise NoSendEmail(
             "there is no git send-email",
-            hint="as root: apt-get install --no-install-recommends git-email",
+            hint=f"as root: {_INSTALL}",
         )
 
 
@@ -66,7 +69,7 @@ def command(repository: Path, wanted: Wanted, mails: Sequence[Path], *, dry: boo
         "--8bit-encoding=UTF-8",
         # A line of more than 998 bytes, or one with a CR, is encoded; nothing else is.
         "--transfer-encoding=auto",
-        f"--from={wanted.sender.header}",
+        f"--from={wanted.sender}",
         *(f"--to={each}" for each in wanted.to),
         *(f"--cc={each}" for each in wanted.cc),
         *(str(mail) for mail in mails),
@@ -93,6 +96,7 @@ def dry_run(repository: Path, box: Outbox, wanted: Wanted) -> str:
             "git send-email --dry-run refuses the mails; nothing was sent",
             log=log,
             tail=err.tail,
+            hint=f"as root: {_INSTALL}" if "LoadCPAN" in (err.tail or "") else None,
         ) from err
     return done.output
 
