@@ -1,9 +1,9 @@
 """The tree's own Coccinelle scripts over the functions that a patch touches.
 
 spatch takes minutes for a large file and all scripts, nearly all of it for what nobody
-changed. So it is given the touched functions alone; one process per script does all patches. Files that it has seen before
-are not looked at again. Findings are compared without line numbers with those of the same
-functions in front of the patch.
+changed. So it is given the touched functions alone; one process per script does all patches.
+Functions that it has seen before are not looked at again. Findings are compared without line
+numbers with those of the same functions in front of the patch.
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ NAME = "kernel-doc"
 
 TIMEOUT = 120.0
 
+#: What -v of an old kernel-doc says of any free text above a section, and no -Wall does.
+_NOISE = "contents before sections"
+
 _LINE = re.compile(
     r"^(?:(?:Warning|Error): )?(?P<file>\S+?):(?P<line>\d+):? (?:warning|error): (?P<text>.*)$",
     re.M,
@@ -70,4 +73,8 @@ def _complaints(script: Path, path: str, content: bytes, logs: Path) -> list[tup
         return done.output
 
     said = cache.text(NAME, [*options, own, path, content], ask)
-    return [(int(match["line"]), match["text"].strip()) for match in _LINE.finditer(said)]
+    return [
+        (int(match["line"]), match["text"].strip())
+        for match in _LINE.finditer(said)
+        if match["text"].strip() != _NOISE
+    ]

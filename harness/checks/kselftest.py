@@ -17,9 +17,9 @@ NAME = "kselftest"
 
 _TOP = "tools/testing/selftests/"
 
-#: Words of a test, and the option of the kernel's without which they do not work.
+#: Words of a test, and the option of the kernel's without which they do not work; options
+#: that are on unless somebody turns them off (NET_NS) are not among them.
 NEEDS = (
-    (r"\bip netns\b|\bunshare -n|CLONE_NEWNET", "NET_NS"),
     (r"\btype veth\b", "VETH"),
     (r"\btuntap\b|/dev/net/tun", "TUN"),
     (r"\btype macvtap\b", "MACVTAP"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 import socket
+import subprocess
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from pathlib import Path
@@ -19,6 +20,13 @@ from harness import paths
 #: A name that no ASCII header can carry as it is.
 NAME = "Bjørn Größe"
 ADDRESS = "bjorn@example.org"
+
+
+def need_send_email() -> None:
+    """Skip what needs git send-email where that is not installed."""
+    core = subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True)
+    if not Path(core.stdout.strip(), "git-send-email").exists():
+        pytest.skip("no git send-email (apt install git-email libmailtools-perl)")
 
 
 def free_port() -> int:

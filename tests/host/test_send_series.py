@@ -7,14 +7,14 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import fakeseries
 import pytest
 from fakekernel import BASE, Snapshot, git
-from fakepost import ADDRESS, NAME, Server, free_port, person
+from fakepost import ADDRESS, NAME, Server, free_port, need_send_email, person
 from fakeseries import Desk
 
 from harness import bases, paths, series, worktree
@@ -29,13 +29,7 @@ from harness.mail.send import NotSent
 from harness.mail.sent import BrokenMailbox
 from harness.series import SeriesError
 
-pytestmark = [
-    pytest.mark.host,
-    pytest.mark.skipif(
-        not Path(git(Path.cwd(), "--exec-path"), "git-send-email").exists(),
-        reason="no git send-email (apt install git-email)",
-    ),
-]
+pytestmark = pytest.mark.host
 
 TO = "netdev@vger.example.org"
 LONG = "/* straße " + "x" * 1200 + " */"
@@ -44,6 +38,7 @@ LONG = "/* straße " + "x" * 1200 + " */"
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """A desk with a series that passed: a line of 1200 characters, a name that is not ASCII."""
+    need_send_email()
     top = tmp_path_factory.mktemp("post") / "desk"
     top.mkdir()
     with pytest.MonkeyPatch.context() as monkeypatch:
