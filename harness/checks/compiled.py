@@ -81,12 +81,20 @@ class Compiled:
             HarnessError: it could not be compiled for reasons that are not the patch's.
         """
         if number not in self._known:
-            self._known[number] = self._recall(number) or self._compile(number)
+            if number and not self._matters(number):
+                self._known[number] = self.at(number - 1)
+            else:
+                self._known[number] = self._recall(number) or self._compile(number)
         return self._known[number]
 
     def added(self, number: int) -> frozenset[CompilerWarning]:
         """Return the warnings behind a patch that are not in front of it."""
         return self.at(number).warnings - self.at(number - 1).warnings
+
+    def _matters(self, number: int) -> bool:
+        """Tell whether a patch can change what is compiled."""
+        paths = self.context.places[number - 1].paths
+        return not all(is_user_space(path) for path in paths)
 
     def _builder(self, number: int) -> Builder:
         digest = prefixes.of(self.context.base)[number - 1].digest if number else ""

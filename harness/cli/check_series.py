@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import bases, flavours, logs, prefixes, progress
+from harness import bases, flavours, logs, prefixes, progress, stamp
 from harness.bases import Base
 from harness.checks import passed, registry, report, run
 from harness.checks.context import Context, fingerprint
@@ -115,18 +115,22 @@ def _checks(base: Base, directory: Path, options: argparse.Namespace) -> bool:
     try:
         run.run(Context(base, directory, onto=options.onto), found, told)
     finally:
-        if options.json is not None:
-            options.json.write_text(json.dumps(found.describe(), indent=1) + "\n")
-        if options.junit is not None:
-            report.junit(found, options.junit)
+        kept = passed.path(base)
+        # The first of each goes into the evidence of send-series.
+        for file in (kept.with_name("report.json"), options.json):
+            if file is not None:
+                stamp.write_atomic(file, json.dumps(found.describe(), indent=1) + "\n")
+        for file in (kept.with_name("junit.xml"), options.junit):
+            if file is not None:
+                report.junit(found, file)
     now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    kept = passed.remember(found, before, now)
+    counts = passed.remember(found, before, now)
     for line in report.details(found):
         print(line)
     print(report.total(found))
     if not found.ok:
         progress.say(f"next: change what is listed above; what the tools said is in {directory}")
-    elif not kept:
+    elif not counts:
         progress.say("note: the patches were changed meanwhile, so this does not count")
     return found.ok
 
