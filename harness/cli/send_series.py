@@ -199,8 +199,6 @@ def _outbox(
             _RECIPE,
             fingerprint(base),
             str(wanted),
-            seen.text,
-            context.start,
             *([sent.path(base, compared)] if compared is not None else []),
         ]
     )
@@ -225,7 +223,8 @@ def _outbox(
         _same_tree(context, mails[-len(signed) :])
         return mails, signed[-1]
 
-    return outbox.prepare(base, wanted.version, key, make)
+    extra = stamp.digest([seen.text, context.start])
+    return outbox.prepare(base, wanted.version, key, make, extra=extra)
 
 
 def _same_tree(context: Context, mails: Sequence[Path]) -> None:
@@ -253,7 +252,7 @@ def _summary(
     print(f"\nFrom: {wanted.sender}")
     for name, people in (("To", wanted.to), ("Cc", wanted.cc)):
         for each in people:
-            print(f"{name}: {each}")
+            print(f"{name}: {recipients.shown(each)}")
     print()
     for mail in box.mails:
         when = f"  (sent {box.gone[mail.name]})" if mail.name in box.gone else ""

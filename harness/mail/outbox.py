@@ -32,7 +32,9 @@ class Outbox:
     """The mails of one version.
 
     Attributes:
-        key: a digest of all that they were made from.
+        key: a digest of what they were made from.
+        extra: a digest of what may change between the first mail and the last without making
+            the rest another version, such as a report that is finished meanwhile.
         tip: the last of the signed commits.
         gone: the time that each mail was sent, by its file's name.
         digests: of the mails as they were made.
@@ -41,6 +43,7 @@ class Outbox:
     base: Base
     version: int
     key: str = ""
+    extra: str = ""
     tip: str = ""
     gone: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
@@ -71,7 +74,12 @@ class Outbox:
 
     def save(self) -> None:
         """Write down what has gone."""
-        facts: dict[str, Any] = {"tip": self.tip, "gone": self.gone, "digests": self.digests}
+        facts: dict[str, Any] = {
+            "extra": self.extra,
+            "tip": self.tip,
+            "gone": self.gone,
+            "digests": self.digests,
+        }
         stamp.write(self.path / _STATE, self.key, facts)
 
     def note(self, mail: Path) -> None:
@@ -96,6 +104,7 @@ def load(base: Base, version: int) -> Outbox | None:
         return None
     box.key, facts = found
     try:
+        box.extra = str(facts["extra"])
         box.tip = str(facts["tip"])
         box.gone = dict(facts["gone"])
         box.digests = dict(facts["digests"])
@@ -105,28 +114,33 @@ def load(base: Base, version: int) -> Outbox | None:
 
 
 def prepare(
-    base: Base, version: int, key: str, make: Callable[[Path], tuple[list[Path], str]]
+    base: Base,
+    version: int,
+    key: str,
+    make: Callable[[Path], tuple[list[Path], str]],
+    *,
+    extra: str = "",
 ) -> Outbox:
     """Return the outbox of a version, its mails made unless they are there already.
 
     Args:
-        key: a digest of all that the mails are made from.
+        key, extra: see :class:`Outbox`.
         make: writes the mails into a directory; returns them and the last signed commit.
 
     Raises:
         AlreadySent: some of the version's mails have gone, made from something else.
     """
     box = load(base, version)
-    if box is not None and box.key == key and not box.edited():
+    same = box is not None and box.key == key and bool(box.gone or box.extra == extra)
+    if box is not None and same and not box.edited():
         return box
     if box is not None and box.gone:
-        same = box.key == key
         what = f"its mails were edited ({box.edited()[0]})" if same else "it has changed since"
         raise AlreadySent(
             f"{len(box.gone)} of the {len(box.digests)} mails of v{version} have gone, and {what}",
             hint=f"take that back and send the rest, or send it anew as --version {version + 1}",
         )
-    fresh = Outbox(base, version, key)
+    fresh = Outbox(base, version, key, extra)
     new = fresh.path.with_name(f".{fresh.path.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     try:

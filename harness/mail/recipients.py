@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Sequence
+from email.header import decode_header, make_header
 from email.utils import formataddr, getaddresses
 from pathlib import Path
 
@@ -31,6 +32,11 @@ def resolve(repository: Path, given: Sequence[str]) -> list[str]:
         for name, address in _parse(repository, text):
             found.setdefault(address.lower(), formataddr((name, address), charset="utf-8"))
     return list(found.values())
+
+
+def shown(recipient: str) -> str:
+    """Return a recipient for people, whose name may be encoded for mail."""
+    return str(make_header(decode_header(recipient)))
 
 
 def addresses(recipients: Sequence[str]) -> set[str]:

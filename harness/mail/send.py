@@ -61,6 +61,10 @@ def command(repository: Path, wanted: Wanted, mails: Sequence[Path], *, dry: boo
         "--confirm=never",
         # Who gets it, and what answers what, is decided and in the files.
         "--suppress-cc=all",
+        # Those of the person's configuration are in no summary. Their Bcc is their own matter.
+        "--no-to",
+        "--no-cc",
+        "--to-cmd=true",
         "--no-thread",
         "--no-chain-reply-to",
         "--no-signed-off-by-cc",

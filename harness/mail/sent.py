@@ -27,6 +27,10 @@ class BrokenMailbox(HarnessError):
     """A mailbox does not hold a whole series."""
 
 
+class NotComparable(HarnessError):
+    """The version sent before does not apply to the source of this one."""
+
+
 def directory(base: Base) -> Path:
     """Return where the mailboxes are kept."""
     return base.patches / "sent"
@@ -74,7 +78,8 @@ def commits(base: Base, version: int, start: str) -> tuple[str, str]:
         start: the commit of the present source, for a version that has no tag any more.
 
     Raises:
-        BrokenMailbox: it is not a whole series, or does not apply to ``start``.
+        BrokenMailbox: it is not a whole series.
+        NotComparable: it does not apply to ``start``.
     """
     home = Home.of(base)
     with tempfile.TemporaryDirectory(prefix="skbhome-sent-") as scratch:
@@ -85,7 +90,7 @@ def commits(base: Base, version: int, start: str) -> tuple[str, str]:
             return below, tip
         made, failure = series.apply_aside(home, start, patches)
     if failure is not None:
-        raise BrokenMailbox(
+        raise NotComparable(
             f"v{version} as it was sent does not apply to the source as it is now",
             tail=failure.what,
             hint="send this version with --no-range-diff",

@@ -18,10 +18,9 @@ from fakepost import ADDRESS, NAME, Server, free_port, need_send_email, person
 from fakeseries import Desk
 
 from harness import bases, paths, series, worktree
-from harness.checks import passed
 from harness.cli import send_series
 from harness.errors import HarnessError, UsageError
-from harness.mail import evidence, outbox, sent
+from harness.mail import changelog, evidence, outbox, sent
 from harness.mail.identity import IdentityMissing
 from harness.mail.outbox import AlreadySent
 from harness.mail.recipients import UnknownRecipient
@@ -224,6 +223,8 @@ def test_a_refused_mail_stops_it_and_the_rest_follows(
     first = [mail["Message-Id"] for mail in post.server.mails]
     assert len(first) == 2
     capsys.readouterr()
+    # A report that is finished meanwhile does not make the rest another version.
+    reports(series.digest(BASE.patches))
     # Another answer than the one for the rest sends nothing.
     with pytest.raises(send_series.NotAgreed):
         post.main("--send")
@@ -386,16 +387,33 @@ def test_recipients(post: Post) -> None:
     assert post.server.recipients[0] == ["netdev@vger.example.org"]
 
 
+def test_nobody_else_gets_it(post: Post, capsys: pytest.CaptureFixture[str]) -> None:
+    """The person's configuration, trailers and authors add nobody; names survive."""
+    with post.config.open("a") as config:
+        config.write("\tto = a@example.org\n\tcc = b@example.org\n\ttoCmd = echo c@example.org\n")
+    assert post.main("--send", "--cc", "Jürgen Größe <j@example.org>") == 0
+    assert post.server.recipients == [[TO, "j@example.org"]] * 4
+    assert post.server.mails[1]["Cc"].addresses[0].display_name == "Jürgen Größe"
+    assert "Cc: Jürgen Größe <j@example.org>" in capsys.readouterr().out
+
+
 def test_an_empty_series(post: Post) -> None:
     (post.desk.patches / "series").write_text("")
     post.refused(UsageError, "nothing to send")
 
 
-def test_a_message_that_git_would_cut(post: Post) -> None:
-    """What applies from patches/ and would not from the mail is found before it is sent."""
-    post.main()
-    known = passed.of(BASE)
-    assert known is not None
+def test_mails_that_give_something_else_are_not_made(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a message with a diff in it, which git am takes for the patch's."""
+    below = changelog.Changelog.below
+    lost = "diff --git a/net/core/sock.c b/net/core/sock.c\n--- a/net/core/sock.c\n" + (
+        "+++ b/net/core/sock.c\n@@ -1 +1 @@\n-int sock;\n+int lost;\n"
+    )
+    monkeypatch.setattr(
+        changelog.Changelog, "below", lambda self, *words: below(self, *words) or lost
+    )
+    post.refused(SeriesError, "do not give the same tree")
 
 
 # --- evidence ----------------------------------------------------------------
