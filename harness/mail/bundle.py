@@ -13,7 +13,6 @@ from pathlib import Path
 
 from harness import paths, stamp
 from harness.bases import Base
-from harness.mail import evidence
 from harness.proof.results import plain
 
 _TEXT = (".json", ".xml", ".md", ".log", ".txt", ".csv", ".toml")
@@ -60,10 +59,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _files(base: Base) -> Iterator[tuple[str, Path]]:
     """Yield the files of the reports, with the names that they get."""
-    proof = evidence.proof_path(base).parent
-    bench = paths.build_root() / "bench" / base.name
-    checks = paths.build_root() / "checks" / base.name
-    for top, name in ((proof, "proof"), (bench, "bench"), (checks, "checks")):
+    for name in ("proof", "bench", "checks"):
+        top = paths.build_root() / name / base.name
         for path in sorted(top.rglob("*")):
             # What a link points to may be anywhere; the file itself is listed where it is.
             if path.is_symlink() or not path.is_file():

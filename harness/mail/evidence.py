@@ -19,6 +19,9 @@ WIDTH = 72
 
 #: Figures that the letter has room for; the bundle has all.
 MOST_FIGURES = 16
+MOST_OF_A_BAR = 300
+
+_MACHINE = ("accel", "accelerator", "cpus", "host", "guests")
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,15 @@ class Evidence:
     left_out: tuple[str, ...]
 
 
-def proof_path(base: Base) -> Path:
-    """Return the report of scripts/prove."""
-    return paths.build_root() / "proof" / base.name / "report.json"
+def reports(command: str, base: Base) -> list[Path]:
+    """Return where a report of scripts/prove or scripts/bench may be: this machine's own first.
 
-
-def bench_paths(base: Base) -> list[Path]:
-    """Return the reports of scripts/bench that there may be, the newest kind first."""
+    Args:
+        command: ``proof`` or ``bench``.
+    """
     return [
-        paths.build_root() / "bench" / base.name / "report.json",
-        paths.ROOT / "docs" / f"bench-{base.name}.json",
+        paths.build_root() / command / base.name / "report.json",
+        paths.ROOT / "docs" / f"{command}-{base.name}.json",
     ]
 
 
@@ -52,22 +54,20 @@ def collect(base: Base) -> Evidence:
     digest = series.digest(base.patches)
     blocks: list[str] = []
     left_out: list[str] = []
-    found = _load(proof_path(base), left_out)
-    if found is not None:
-        if _series(found) == digest:
-            blocks.append(_proof(found))
-        else:
-            left_out.append(f"{proof_path(base)} is about other patches (run scripts/prove)")
-    for path in bench_paths(base):
-        found = _load(path, left_out)
-        if found is None:
-            continue
-        if _series(found) == digest:
-            blocks.append(_bench(found))
-            break
-        left_out.append(f"{path} is about other patches (run scripts/bench)")
-    kept = [block for block in blocks if block]
-    return Evidence("\n".join(kept), tuple(left_out))
+    for command, script, told in (("proof", "prove", _proof), ("bench", "bench", _bench)):
+        for path in reports(command, base):
+            found = _load(path, left_out)
+            if found is None:
+                continue
+            if _series(found) != digest:
+                left_out.append(f"{path} is about other patches (run scripts/{script})")
+                continue
+            try:
+                blocks.append(told(found))
+                break
+            except (AttributeError, KeyError, TypeError, ValueError) as err:
+                left_out.append(f"{path} is of a form that is not known: {err}")
+    return Evidence("\n".join(blocks), tuple(left_out))
 
 
 def _load(path: Path, left_out: list[str]) -> dict[str, Any] | None:
@@ -86,10 +86,14 @@ def _load(path: Path, left_out: list[str]) -> dict[str, Any] | None:
 
 def _series(found: Mapping[str, Any]) -> str:
     """Return the digest of the patches that a report is about."""
-    patches = found.get("patches")
-    if isinstance(patches, dict):
-        return str(patches.get("sha256", ""))
-    return str(found.get("series", ""))
+    for name in ("patches", "series"):
+        told = found.get(name)
+        if isinstance(told, dict):
+            # A tree with changes of its own was measured.
+            return "" if told.get("measured_sha256") else str(told.get("sha256", ""))
+        if isinstance(told, str):
+            return told
+    return ""
 
 
 def _proof(found: Mapping[str, Any]) -> str:
@@ -106,6 +110,10 @@ def _proof(found: Mapping[str, Any]) -> str:
 def _bench(found: Mapping[str, Any]) -> str:
     title = str(found.get("title") or "What was measured")
     lines = _wrapped(f"{title} ({_pairs(found.get('environment'))}):")
+    bars = [each for each in found.get("bars") or () if isinstance(each, dict)]
+    if bars:
+        # What is claimed, and what was seen of it; the figures themselves are in the report.
+        return "\n".join([*lines, "", *(line for each in bars for line in _bar(each))]) + "\n"
     figures = [each for each in found.get("figures", ()) if isinstance(each, dict)]
     rows = [_figure(each) for each in figures[:MOST_FIGURES]]
     if len(figures) > MOST_FIGURES:
@@ -113,10 +121,17 @@ def _bench(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *_columns(rows)]) + "\n"
 
 
+def _bar(each: Mapping[str, Any]) -> list[str]:
+    text = f"{each.get('kept', '?')}: {each.get('what', '?')}: {each.get('measured', '')}"
+    short = textwrap.shorten(text, MOST_OF_A_BAR, placeholder=" ...")
+    return textwrap.wrap(short, WIDTH, initial_indent="  ", subsequent_indent=" " * 6)
+
+
 def _figure(each: Mapping[str, Any]) -> tuple[str, str, str]:
-    name = next((str(each[key]) for key in ("name", "metric", "title") if key in each), "?")
+    words = [str(each[key]) for key in ("case", "arm", "name", "metric") if each.get(key)]
+    name = " ".join(words) or "?"
     values = []
-    for key in ("baseline", "patched", "ratio", "value"):
+    for key in ("value", "baseline", "patched", "ratio"):
         if each.get(key) is not None:
             values.append(f"{key} {_number(each[key])}" if key != "value" else _number(each[key]))
     return name, ", ".join(values), str(each.get("unit") or "")
@@ -130,6 +145,9 @@ def _pairs(found: object) -> str:
     if not isinstance(found, dict) or not found:
         return "nothing is known of the machine"
     flat = {name: value for name, value in found.items() if isinstance(value, str | int | float)}
+    # All of it is in the report; whom it matters to where it was measured wants these.
+    known = {name: value for name, value in flat.items() if name.lower() in _MACHINE}
+    flat = known or flat
     return ", ".join(f"{name} {value}" for name, value in flat.items())
 
 

@@ -471,11 +471,20 @@ def test_evidence_about_other_patches_is_not_used(
     assert "Proved" not in post.box.mails[0].read_text()
     said = capsys.readouterr().out
     assert "is about other patches (run scripts/prove)" in said and "cannot be read" in said
+    digest = series.digest(BASE.patches)
+    proof = paths.build_root() / "proof/v5.10/report.json"
+    proof.write_text(json.dumps({"patches": {"sha256": digest}, "stages": ["odd"]}))
+    assert "of a form that is not known" in evidence.collect(BASE).left_out[0]
 
 
 def test_a_bench_report_of_any_shape_is_read(tmp_path: Path) -> None:
     for figures in ([], [{"metric": "x", "value": 1.23456}], ["odd"], [{}]):
         text = evidence._bench({"figures": figures, "environment": []})
         assert "What was measured" in text
+    bars = [{"what": "nothing is freed elsewhere", "kept": "kept", "measured": "0.02 % " * 90}]
+    text = evidence._bench({"bars": bars, "figures": [{"name": "not told"}], "environment": {
+        "accelerator": "TCG", "emulator": "x"}})  # fmt: skip
+    assert "(accelerator TCG)" in text and "  kept: nothing is freed" in text
+    assert "not told" not in text and len(text) < 500
     many = evidence._bench({"figures": [{"name": f"figure {n}", "value": n} for n in range(40)]})
     assert "and 24 more, in the report" in many
