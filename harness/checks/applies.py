@@ -22,8 +22,7 @@ def check(context: Context) -> Result:
 
 def check_onto(context: Context) -> Result:
     """Apply the series to a person's own tree, which is only read."""
-    if context.onto is None:
-        return Result(ONTO, skipped="no other tree was named (--onto TREE)")
+    assert context.onto is not None
     home = Home.of(context.base, context.onto)
     purpose = f"applying {context.base.name} to {context.onto}"
     with lock.held(home.lock, purpose):

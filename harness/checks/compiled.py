@@ -8,6 +8,7 @@ there, the configuration and the tools stay the same, so that nothing is compile
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -143,8 +144,8 @@ class Compiled:
             shutil.copyfile(log, kept)
             wanted = frozenset(objects)
             record = {target: made.record[target] for target in made.record if target in wanted}
-            absent, errors = _missing(builder, there, kept)
-        if not made.ok and not errors and not absent:
+        missing, absent, errors = _missing(builder, there, kept, ok=made.ok)
+        if not made.ok and not errors and (missing or not absent):
             raise HarnessError(
                 f"make failed on prefix {number}, and not for the series' sake",
                 log=kept,
@@ -196,15 +197,24 @@ def of(context: Context, flavour: str) -> Compiled:
 
 
 def _missing(
-    builder: Builder, sources: Sequence[str], log: Path
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the sources without an object, and what the compiler says about any of them."""
-    lines = log.read_text(errors="replace").splitlines()
-    errors = [line.lstrip("./") for line in lines if ": error: " in line or "fatal error: " in line]
-    absent = []
+    builder: Builder, sources: Sequence[str], log: Path, *, ok: bool
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the sources without an object, and what is known of why.
+
+    Returns:
+        Those that should have one, those that the configuration does not compile, and the
+        errors of the compiler.
+    """
+    text = log.read_text(errors="replace")
+    errors = [line for line in text.splitlines() if re.search(r": (?:fatal )?error: ", line)]
+    missing: list[str] = []
+    absent: list[str] = []
     for path in sources:
-        if (builder.build_dir / path).with_suffix(".o").is_file():
-            continue
-        if not any(path in line for line in lines if "error" in line.lower()):
+        target = Path(path).with_suffix(".o")
+        there = (builder.build_dir / target).is_file()
+        # An object may be there from a prefix whose configuration had it.
+        if f"No rule to make target '{target}'" in text or (ok and not there):
             absent.append(path)
-    return tuple(absent), tuple(errors)
+        elif not there:
+            missing.append(path)
+    return tuple(missing), tuple(absent), tuple(line.lstrip("./") for line in errors)

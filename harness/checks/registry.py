@@ -45,11 +45,16 @@ class PatchCheck:
 
 @dataclass(frozen=True)
 class SeriesCheck:
-    """A check of the series as a whole."""
+    """A check of the series as a whole.
+
+    Attributes:
+        wanted: whether it was asked for.
+    """
 
     name: str
     title: str
     run: Callable[[Context], Result]
+    wanted: Callable[[Context], bool] = lambda _context: True
 
 
 PATCH_CHECKS = (
@@ -72,7 +77,12 @@ PATCH_CHECKS = (
 SERIES_CHECKS = (
     SeriesCheck(layout.NAME, "`series` names the patches; at most 15", layout.check),
     SeriesCheck(applies.NAME, "applies to its base", applies.check),
-    SeriesCheck(applies.ONTO, "applies to the tree of --onto", applies.check_onto),
+    SeriesCheck(
+        applies.ONTO,
+        "applies to the tree of --onto",
+        applies.check_onto,
+        lambda context: context.onto is not None,
+    ),
     SeriesCheck(cover.NAME, "there, and true about the patches", cover.check),
     SeriesCheck(tests.NAME, "tests are in the series", tests.check),
     SeriesCheck(recipients.NAME, "get_maintainer.pl knows who gets it", recipients.check),

@@ -141,6 +141,8 @@ def run(context: Context, report: Report, told: Callable[[Told], None]) -> None:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     for whole in registry.SERIES_CHECKS:
+        if not whole.wanted(context):
+            continue
         tell(None, _guarded(whole.name, context.directory, partial(whole.run, context)))
     tell(None, _unused(waivers))
     report.complete = True

@@ -260,6 +260,24 @@ def test_a_warning_that_was_there_before_is_not_new(desk: Desk) -> None:
     ]
 
 
+def test_a_source_that_is_not_compiled_is_no_pass(desk: Desk) -> None:
+    """Whether the configuration leaves it out, or make fails for a reason of its own."""
+    make = desk.top / "tools/make"
+    text = make.read_text()
+    made = '    cp "$source/$file" "$out/$object"\n'
+    assert made in text
+    desk.edit(1, "+int patched_20;", "+int another;")
+    make.write_text(text.replace(made, "    echo \"No rule to make target '$object'\"; exit 2\n"))
+    report = desk.run()
+    w1 = report.told[10].result
+    assert w1.verdict is Verdict.UNVERIFIED, w1
+    assert w1.unverified == ("net/core/dev.c is not compiled in this configuration",)
+    desk.edit(1, "+int another;", "+int one_more;")
+    make.write_text(text.replace(made, '    echo "make: *** out of luck"; exit 2\n'))
+    said = [line for line in desk.found() if line.startswith("1 W=1")]
+    assert said and "could not be checked: make failed on prefix" in said[0]
+
+
 def test_what_was_compiled_is_not_compiled_again(desk: Desk) -> None:
     calls = desk.top / "build/trees/v5.10/calls"
     calls.unlink(missing_ok=True)
@@ -410,7 +428,8 @@ def test_one_line_per_patch_and_check(desk: Desk, capsys: pytest.CaptureFixture[
     assert check_series.main(["v5.10"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "  1  net: change line 20" and lines[1].split() == ["whole", "ok"]
-    wanted = 3 * len(registry.PATCH_CHECKS) + len(registry.SERIES_CHECKS) + 1
+    # `onto` was not asked for, and `waivers` are no check of the registry's.
+    wanted = 3 * len(registry.PATCH_CHECKS) + len(registry.SERIES_CHECKS)
     assert f"3 patches, {wanted} checks: " in lines[-1]
     assert len(lines) == wanted + 4 + 1
 
