@@ -20,7 +20,7 @@ from fakeseries import Desk
 from harness import bases, paths, series, worktree
 from harness.cli import send_series
 from harness.errors import HarnessError, UsageError
-from harness.mail import changelog, evidence, outbox, sent
+from harness.mail import changelog, compose, evidence, outbox, sent
 from harness.mail.identity import IdentityMissing
 from harness.mail.outbox import AlreadySent
 from harness.mail.recipients import UnknownRecipient
@@ -292,6 +292,14 @@ def test_the_next_version_tells_what_changed(post: Post) -> None:
     assert sent.versions(BASE) == [1, 2]
 
 
+def test_a_draft_says_which_characters_it_uses() -> None:
+    plain = "From 0\nSubject: x\n\nstrasse\n"
+    assert compose.declared(plain) == plain
+    declared = compose.declared(plain.replace("ss", "ß"))
+    assert "charset=UTF-8\nContent-Transfer-Encoding: 8bit\n\nstraße\n" in declared
+    assert compose.declared(declared) == declared
+
+
 def test_a_version_goes_once_and_says_what_changed(post: Post) -> None:
     second(post)
     with pytest.raises(AlreadySent, match="v1 was sent"):
@@ -391,6 +399,9 @@ def test_nobody_else_gets_it(post: Post, capsys: pytest.CaptureFixture[str]) -> 
     """The person's configuration, trailers and authors add nobody; names survive."""
     with post.config.open("a") as config:
         config.write("\tto = a@example.org\n\tcc = b@example.org\n\ttoCmd = echo c@example.org\n")
+    with pytest.raises(send_series.NotAgreed):
+        post.main("--send", answer="no")
+    assert "@example.org" not in (post.box.path / "dry-run.log").read_text().replace(ADDRESS, "")
     assert post.main("--send", "--cc", "Jürgen Größe <j@example.org>") == 0
     assert post.server.recipients == [[TO, "j@example.org"]] * 4
     assert post.server.mails[1]["Cc"].addresses[0].display_name == "Jürgen Größe"
