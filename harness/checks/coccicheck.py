@@ -50,12 +50,13 @@ def check(place: Place) -> Result:
     scripts = sorted((place.context.tree / "scripts/coccinelle").rglob("*.cocci"))
     if not scripts:
         return Result(NAME, skipped="the tree has no scripts/coccinelle")
-    pairs = list(_pairs(place))
+    run = place.context.memo.get(NAME)
+    if not isinstance(run, _Run):
+        run = place.context.memo[NAME] = _Run(place.context, scripts)
+    pairs = run.pairs[place.number]
     if not pairs:
         return Result(NAME, note="no C file")
-    every = [each for other in place.context.places if other.applies for each in _versions(other)]
-    run = _Run(place.context, scripts)
-    said = run.over(every)
+    said = run.over()
     findings = []
     for before, after in pairs:
         old = {text for _, text in said.get(before.key, ())} if before else set()
@@ -71,10 +72,6 @@ def check(place: Place) -> Result:
         unverified=tuple(f"{name} took too long" for name in late),
         note=f"{len(scripts)} scripts",
     )
-
-
-def _versions(place: Place) -> list[_Reduced]:
-    return [each for pair in _pairs(place) for each in pair if each is not None]
 
 
 def _pairs(place: Place) -> Iterator[tuple[_Reduced | None, _Reduced]]:
@@ -143,11 +140,16 @@ class _Run:
         self.context = context
         self.scripts = scripts
         self.key = stamp.digest([tools.version("spatch"), *scripts])
+        #: The touched functions of each patch's files, by its number.
+        self.pairs = {
+            place.number: list(_pairs(place)) for place in context.places if place.applies
+        }
         #: Names of scripts that did not come to their end, by the files' keys.
         self.gave_up: dict[str, list[str]] = {}
 
-    def over(self, files: Sequence[_Reduced]) -> dict[str, list[tuple[int, str]]]:
-        """Return the findings by the files' keys: line and text."""
+    def over(self) -> dict[str, list[tuple[int, str]]]:
+        """Return the findings in all files, by their keys: line and text."""
+        files = [each for found in self.pairs.values() for pair in found for each in pair if each]
         unknown = {each.key: each for each in files if self._recall(each) is None}
         if unknown:
             self._ask(unknown)

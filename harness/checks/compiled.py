@@ -82,8 +82,10 @@ class Compiled:
             HarnessError: it could not be compiled for reasons that are not the patch's.
         """
         if number not in self._known:
-            if number and not self._matters(number):
-                self._known[number] = self.at(number - 1)
+            # Forward only: each step back would be compiled as a step forward again.
+            before = self.at(number - 1) if number else None
+            if before is not None and not self._matters(number):
+                self._known[number] = before
             else:
                 self._known[number] = self._recall(number) or self._compile(number)
         return self._known[number]
@@ -131,13 +133,12 @@ class Compiled:
             self._worktree.checkout(commit)
             builder = self._builder(number)
             self._configure(builder, number)
+            words = self._variables(builder.build_dir)
             there = [path for path in self.sources if (self._worktree.path / path).is_file()]
             objects = [str(Path(path).with_suffix(".o")) for path in there]
             if not objects:
                 return Standing(frozenset())
-            made = builder.make(
-                [*self._variables(builder.build_dir), *objects], whole=False, keep_going=True
-            )
+            made = builder.make([*words, *objects], whole=False, keep_going=True)
             log = builder.log.with_suffix(".last.log")
             kept = context.directory / "compiled" / f"{self.flavour.name}-{number:02}.log"
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -179,6 +180,7 @@ class Compiled:
         stamp.write(note, key)
 
     def _variables(self, build_dir: Path) -> list[str]:
+        """Return what make is told; objects that were made otherwise are made again."""
         words = ["W=1"] if self.flavour.compiler == "gcc" else []
         if self.sparse:
             wrapper = build_dir / "skbhome-sparse"
@@ -186,6 +188,13 @@ class Compiled:
                 stamp.write_atomic(wrapper, _WRAPPER)
                 wrapper.chmod(0o755)
             words += ["C=1", f"CHECK={wrapper}"]
+        # What was compiled without sparse, say, has not been seen by it.
+        key = stamp.digest([*words, self.sparse, _WRAPPER])
+        note = build_dir / ".skbhome-checks-tools.json"
+        if not stamp.fresh(note, key):
+            for path in self.sources:
+                (build_dir / path).with_suffix(".o").unlink(missing_ok=True)
+            stamp.write(note, key)
         return words
 
 

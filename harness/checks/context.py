@@ -65,6 +65,8 @@ class Context:
         self.tree = _tree(base)
         #: Filled in by whoever runs the checks that compile: warnings by prefix.
         self.compiled: dict[str, Compiled] = {}
+        #: What a check has found out once for all patches, by its name.
+        self.memo: dict[str, object] = {}
         self._contents: dict[tuple[int, str], bytes | None] = {}
 
     @property
