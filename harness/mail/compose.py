@@ -145,7 +145,7 @@ def _format(parts: Parts, wanted: Wanted, into: Path) -> list[Path]:
             "GIT_COMMITTER_NAME": wanted.sender.name,
             "GIT_COMMITTER_EMAIL": wanted.sender.email,
         },
-        settings=("diff.orderFile=/dev/null", "format.signature=skbhome"),
+        settings=("diff.orderFile=/dev/null",),
     )
     return [Path(line) for line in made.output.splitlines()]
 
@@ -171,14 +171,9 @@ def _subject(line: str) -> str:
     """Return a Subject: line, folded, and encoded if it is not ASCII."""
     value = line.partition(": ")[2]
     if value.isascii():
-        return (
-            line
-            if len(line) < 78
-            else str(Header(value, header_name="Subject").encode()).join(["Subject: ", ""])
-        )
+        return f"Subject: {Header(value, header_name='Subject').encode()}"
     tag, _, rest = value.partition("] ")
-    encoded = Header(rest, "utf-8", header_name="Subject").encode()
-    return f"Subject: {tag}] {encoded}"
+    return f"Subject: {tag}] {Header(rest, 'utf-8', header_name='Subject').encode()}"
 
 
 def declared(text: str) -> str:

@@ -58,5 +58,10 @@ def nobody(email: str) -> bool:
 
 def setting(repository: Path, name: str) -> str:
     """Return a setting of the person's git; empty if it is not set."""
-    done = process.run(["git", "-C", repository, "config", "--get", name], timeout=30, check=False)
+    done = process.run(
+        ["git", "-C", repository, "config", "--get", name],
+        timeout=30,
+        check=False,
+        split_stderr=True,
+    )
     return done.output.strip() if done.returncode == 0 else ""

@@ -81,7 +81,7 @@ def _expand(repository: Path, alias: str) -> list[tuple[str, str]]:
     if done.returncode != 0 or not pairs:
         raise UnknownRecipient(
             f"git send-email cannot say what the alias {alias!r} stands for",
-            tail=process.tail(done.output),
+            tail=process.tail(done.output + done.stderr),
         )
     return [(name, address) for name, address in pairs]
 
@@ -92,4 +92,5 @@ def _send_email(repository: Path, words: Sequence[str]) -> process.Completed:
         timeout=TIMEOUT,
         what="git send-email",
         check=False,
+        split_stderr=True,
     )

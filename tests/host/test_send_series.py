@@ -292,6 +292,17 @@ def test_the_next_version_tells_what_changed(post: Post) -> None:
     assert sent.versions(BASE) == [1, 2]
 
 
+def test_a_letter_with_a_long_subject_that_is_not_ascii(post: Post) -> None:
+    letter = post.desk.patches / "cover-letter"
+    long = "net: die Straße nach Gießen, " + "und wieder zurück " * 2
+    letter.write_text(letter.read_text().replace("net: change three lines", long.strip()))
+    assert post.desk.found() == []
+    assert post.main("--send", "--prefix", "net-next", "--rfc") == 0
+    wanted = f"[RFC PATCH net-next 0/3] {long.strip()}"
+    assert post.server.mails[0]["Subject"] == wanted == post.box.subject(post.box.mails[0])
+    assert all(len(line) <= 78 for line in post.server.raw[0].split(b"\r\n"))
+
+
 def test_a_draft_says_which_characters_it_uses() -> None:
     plain = "From 0\nSubject: x\n\nstrasse\n"
     assert compose.declared(plain) == plain
