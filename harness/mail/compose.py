@@ -173,7 +173,8 @@ def _subject(line: str) -> str:
     if value.isascii():
         return f"Subject: {Header(value, header_name='Subject').encode()}"
     tag, _, rest = value.partition("] ")
-    return f"Subject: {tag}] {Header(rest, 'utf-8', header_name='Subject').encode()}"
+    head = f"Subject: {tag}]"
+    return f"{head} {Header(rest, 'utf-8', header_name=head).encode()}"
 
 
 def declared(text: str) -> str:
