@@ -6,7 +6,7 @@
     patch = "net: tell what the defer lists do"     # its subject; "*" for every patch
     check = "checkpatch"
     kind = "COMPLEX_MACRO"                          # as the finding names it
-    text = "Macros with complex values"             # how its text begins; may be left out
+    text = "Macros with complex values"             # how its text begins
     count = 1                                       # so many, no more; may be left out
     reason = "a list of names, used with different definitions of EM()"
 
@@ -31,7 +31,7 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
 NAME = "checks.toml"
-_NEEDED = ("patch", "check", "kind", "reason")
+_NEEDED = ("patch", "check", "kind", "text", "reason")
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ class Waiver:
         patch: the subject of the patch; ``*`` for all, empty for the series as a whole.
         check: the name of the check.
         kind: of the finding.
+        text: how the text of the finding begins: another of its kind is another matter.
         reason: why it is acceptable.
-        text: how the text of the finding begins.
         count: how many findings it covers, at most; 0 for any number.
     """
 
     patch: str
     check: str
     kind: str
+    text: str
     reason: str
-    text: str = ""
     count: int = 0
 
     def covers(self, subject: str, check: str, finding: Finding) -> bool:
@@ -89,8 +89,8 @@ class Waivers:
                 f"{path}: {err}", hint=f"each [[waive]] has {', '.join(_NEEDED)}"
             ) from err
         for waiver in found:
-            if not waiver.reason.strip():
-                raise UsageError(f"{path}: a waiver of {waiver.kind} gives no reason")
+            if not waiver.reason.strip() or not waiver.text.strip():
+                raise UsageError(f"{path}: a waiver of {waiver.kind} lacks a text or a reason")
         return cls(found)
 
     def apply(self, subject: str, result: Result) -> Result:

@@ -377,7 +377,7 @@ def test_a_missing_tool_fails_the_series_if_asked_to(desk: Desk) -> None:
 
 def waive(desk: Desk, **words: str | int) -> None:
     rows = {"patch": "net: change line 20", "check": "checkpatch", "kind": "SPACING",
-            "reason": "it looks better", **words}  # fmt: skip
+            "text": "too close", "reason": "it looks better", **words}  # fmt: skip
     text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in rows.items())
     (desk.patches / "checks.toml").write_text(f"[[waive]]\n{text}")
 
@@ -414,7 +414,7 @@ def test_a_waiver_covers_so_many_and_no_more(desk: Desk) -> None:
     assert len(waivers.apply("net: any", twice).open) == 1
 
 
-@pytest.mark.parametrize("words", [{"reason": " "}, {"colour": "red"}])
+@pytest.mark.parametrize("words", [{"reason": " "}, {"text": ""}, {"colour": "red"}])
 def test_a_waiver_gives_a_reason(desk: Desk, words: dict[str, str]) -> None:
     waive(desk, **words)
     with pytest.raises(UsageError, match="checks.toml"):
