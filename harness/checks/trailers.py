@@ -41,7 +41,7 @@ def _findings(place: Place) -> Iterator[Finding]:
             if not _PERSON.match(value):
                 yield Finding(f"names nobody: {name}: {value}", kind="NOBODY")
     order = re.findall(r"^(Fixes|Link|Assisted-by|Signed-off-by):", patch.body, re.M)
-    if "Fixes" in order and order.index("Fixes") > 0 and order[0] != "Fixes":
+    if "Fixes" in order and order[0] != "Fixes":
         yield Finding("Fixes: is not the first trailer", kind="FIXES_ORDER")
 
 

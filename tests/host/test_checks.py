@@ -71,6 +71,8 @@ def desk(checked: Snapshot, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
         (1, "Assisted-by: AGENT:MODEL\n", "", "1 trailers: NO_ASSISTED_BY"),
         (1, "Assisted-by:", "Signed-off-by: A <a@b.c>\nAssisted-by:", "1 trailers: SIGNED_OFF"),
         (1, "Assisted-by:", "Fixes: 1234 (bug)\nAssisted-by:", "1 trailers: FIXES_FORM"),
+        (1, "Assisted-by: AGENT:MODEL", 'Assisted-by: A:M\nFixes: 123456789abc ("x: y")',
+         "1 trailers: FIXES_ORDER"),
         (1, "Assisted-by:", "Reviewed-by: Ann\nAssisted-by:", "1 trailers: NOBODY"),
         (3, "+// SPDX-License-Identifier: GPL-2.0", "+// my code", "3 spdx: net/core/dev_test.c:1: "
          "NO_SPDX"),
