@@ -26,7 +26,7 @@ from harness.prefixtree import PrefixTree
 from harness.tree import Tree
 
 #: Raised when what is done to a prefix changes.
-_RECIPE = "1"
+_RECIPE = "2"
 
 #: Seconds to wait for another run that compiles for checks of the same base.
 LOCK_TIMEOUT = 3600.0
@@ -41,6 +41,9 @@ sparse "$@" 2>&1 | sed -E -e 's/: error: /: warning: error: /' \
     -e 's/(: warning: .*)$/\1 [-Wsparse]/' >&2
 exit 0
 """
+
+
+_ERROR = re.compile(r"\S+?:\d+(?::\d+)?: (?:fatal )?error: ")
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,8 @@ class Compiled:
             kept = context.directory / "compiled" / f"{self.flavour.name}-{number:02}.log"
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(log, kept)
-            wanted = frozenset(objects)
+            # Kbuild says what sparse looks at by the name of the source.
+            wanted = frozenset([*objects, *(f"../{path}" for path in there)])
             record = {target: made.record[target] for target in made.record if target in wanted}
         missing, absent, errors = _missing(builder, there, kept, ok=made.ok)
         if not made.ok and not errors and (missing or not absent):
@@ -215,7 +219,7 @@ def _missing(
         errors of the compiler.
     """
     text = log.read_text(errors="replace")
-    errors = [line for line in text.splitlines() if re.search(r": (?:fatal )?error: ", line)]
+    errors = [line for line in text.splitlines() if _ERROR.match(line)]
     missing: list[str] = []
     absent: list[str] = []
     for path in sources:

@@ -291,6 +291,29 @@ def test_what_was_compiled_is_not_compiled_again(desk: Desk) -> None:
     assert len(made) == 1 and "W=1" in made[0] and "C=1" not in made[0]
 
 
+def test_a_finding_of_sparse_is_the_patchs(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the tool, through its wrapper and Kbuild's words, to the line that is told."""
+    monkeypatch.setattr(tools, "there", lambda name: name == "sparse")
+    sparse = desk.top / "tools/sparse"
+    sparse.write_text(
+        '#!/bin/sh\n[ "$1" != --version ] || { echo sparse 1; exit; }\n'
+        'grep -n odd "$1" | sed "s|^\\([0-9]*\\):\\(.*\\)|$1:\\1:1: error: \\2|"\n'
+    )
+    sparse.chmod(0o755)
+    make = desk.top / "tools/make"
+    made = '    cp "$source/$file" "$out/$object"\n'
+    assert made in make.read_text()
+    # Kbuild starts sparse behind the compiler, in the object directory.
+    kbuild = (
+        'for word in "$@"; do case $word in CHECK=*) echo "  CHECK   ../$file"\n'
+        '(cd "$out" && ${word#CHECK=} "../$file") 2>&1;; esac; done\n'
+    )
+    make.write_text(make.read_text().replace(made, kbuild + made))
+    assert desk.found() == []
+    desk.edit(2, "+int patched_50;", "+int odd;")
+    assert desk.found() == ["2 sparse: net/core/dev.c: Wsparse: error: int odd;"]
+
+
 def test_sparse_speaks_through_the_compilers_words(desk: Desk, tmp_path: Path) -> None:
     sparse = desk.top / "tools/sparse"
     sparse.write_text(

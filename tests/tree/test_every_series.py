@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import git, paths, series
+from harness import flavours, git, paths, prefixes, series
 from harness.checks import cover, report, run
 from harness.checks.context import Context
 from harness.checks.run import Report
@@ -14,6 +14,9 @@ from harness.mail import changelog, compose, outbox, sign
 from harness.mail import send as sending
 from harness.mail.compose import Parts, Wanted
 from harness.mail.identity import Identity
+
+#: So many prefixes, at most, are built and booted here.
+MOST_PREFIXES = 2
 
 #: The first time, the touched files are compiled once per patch.
 pytestmark = [pytest.mark.tree, pytest.mark.timeout(1200)]
@@ -25,6 +28,17 @@ def test_it_passes_its_checks(context: Context) -> None:
     print("\n".join(report.line(each) for each in found.told if each.result.summary))
     assert found.ok, "\n" + "\n".join(report.details(found))
     assert not context.compiled or any(each.result.check == "W=1" for each in found.told)
+
+
+def test_every_prefix_builds_and_boots(context: Context, tmp_path: Path) -> None:
+    """Where nearly all of them are known to: somewhere else that takes hours."""
+    flavour = flavours.get(context.base.flavour)
+    left = prefixes.unknown(context.base, flavour)
+    if left > MOST_PREFIXES:
+        pytest.skip(f"{left} prefixes are not known (scripts/check-series --bisect tries them)")
+    outcomes = prefixes.check(context.base, flavour, tmp_path, lambda outcome: None)
+    bad = [f"{each.prefix.patch.name}: {each.verdict}" for each in outcomes if not each.ok]
+    assert not bad, bad
 
 
 def test_it_comes_out_of_the_mail_as_it_was(
