@@ -138,7 +138,7 @@ def check(
 
 def unknown(base: Base, flavour: Flavour) -> int:
     """Return how many prefixes :func:`check` would build and boot."""
-    _, _, passed = _Run(base, flavour, base.patches, lambda outcome: None).known(of(base))
+    _, _, passed = _Run(base, flavour, base.patches, lambda _outcome: None).known(of(base))
     return sum(each is None for each in passed)
 
 
