@@ -144,7 +144,7 @@ def run(context: Context, report: Report, told: Callable[[Told], None]) -> None:
         if not whole.wanted(context):
             continue
         tell(None, _guarded(whole.name, context.directory, partial(whole.run, context)))
-    tell(None, _unused(waivers))
+    tell(None, _unused(waivers, {each.result.check for each in report.told if each.result.skipped}))
     report.complete = True
 
 
@@ -166,11 +166,15 @@ def _guarded(name: str, directory: Path, run: Callable[[], Result]) -> Result:
     return replace(result, check=name)
 
 
-def _unused(waivers: Waivers) -> Result:
+def _unused(waivers: Waivers, skipped: set[str]) -> Result:
+    """Return what is waived without need, as far as the checks could tell."""
     findings = tuple(
-        Finding(f"nothing needs the waiver of {each.kind} ({each.check}) in {each.patch!r}",
-                kind="UNUSED")
+        Finding(
+            f"nothing needs the waiver of {each.kind} ({each.check}) in {each.patch!r}",
+            kind="UNUSED",
+        )
         for each in waivers.unused()
-    )  # fmt: skip
+        if each.check not in skipped
+    )
     note = f"{len(waivers.all)} in checks.toml" if waivers.all else "none"
     return Result("waivers", findings, note=note)

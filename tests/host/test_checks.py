@@ -430,6 +430,11 @@ def test_a_waiver_of_something_else_changes_nothing(desk: Desk, words: dict[str,
     assert any("series waivers: UNUSED" in line for line in said)
 
 
+def test_a_waiver_is_not_unused_where_its_check_was_skipped(desk: Desk) -> None:
+    waive(desk, check="sparse", kind="Wsparse")
+    assert desk.found() == []
+
+
 def test_a_waiver_covers_so_many_and_no_more(desk: Desk) -> None:
     waivers = Waivers.of(desk.patches)
     assert waivers.all == []
