@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -101,6 +102,20 @@ def resolve(where: Path, revision: str) -> str | None:
     """Return the object name of ``revision``, or None if there is no such thing."""
     done = run(where, "rev-parse", "--verify", "--quiet", "--end-of-options", revision, check=False)
     return done.output.strip() if done.returncode == 0 else None
+
+
+def blob(where: Path, name: str) -> bytes | None:
+    """Return the bytes of a file that git keeps, e.g. ``HEAD:Makefile``; None if it has none."""
+    merged = {**os.environ, **environment()}
+    # Not through process.run, which reads text.
+    done = subprocess.run(
+        ["git", "-c", "safe.directory=*", "-C", where, "cat-file", "blob", name],
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=False,
+        env={key: value for key, value in merged.items() if value is not None},
+    )
+    return done.stdout if done.returncode == 0 else None
 
 
 def git_dir(worktree: Path) -> Path:

@@ -56,6 +56,10 @@ PACKAGES: tuple[Package, ...] = (
     Package("libelf-dev", _KERNEL),
     Package("libssl-dev", _KERNEL),
     Package("ccache", "building a second kernel in a fraction of the time", optional=True),
+    Package("sparse", "checking a series' types and address spaces", optional=True),
+    Package("git-email", "sending a series", optional=True),
+    # Debian's git-email only recommends it, and does not work without it.
+    Package("libmailtools-perl", "sending a series", optional=True),
     Package("qemu-system-x86", "booting a kernel"),
     Package("iproute2", "the tests' networks"),
 )
@@ -95,8 +99,20 @@ def ensure(packages: Iterable[Package] = PACKAGES, *, log: Path | None = None) -
     """Install what is missing and return it; an empty list if all was there.
 
     Raises:
-        PackagesMissing: with the command that a person with the right can run.
+        PackagesMissing: with the command that a person with the right can run. That only
+            optional ones could not be had is said, and no error.
     """
+    wanted = list(packages)
+    try:
+        return _ensure(wanted, log)
+    except PackagesMissing as err:
+        if not all(package.optional for package in missing(wanted)):
+            raise
+        print(f"note: {err}\nnote: it goes on without them", file=sys.stderr, flush=True)
+        return []
+
+
+def _ensure(packages: Sequence[Package], log: Path | None) -> list[Package]:
     absent = missing(packages)
     if not absent:
         return []

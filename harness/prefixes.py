@@ -136,6 +136,12 @@ def check(
         return _Run(base, flavour, directory, told).go(prefixes)
 
 
+def unknown(base: Base, flavour: Flavour) -> int:
+    """Return how many prefixes :func:`check` would build and boot."""
+    _, _, passed = _Run(base, flavour, base.patches, lambda _outcome: None).known(of(base))
+    return sum(each is None for each in passed)
+
+
 class _Run:
     """One walk along a series."""
 
@@ -153,19 +159,7 @@ class _Run:
     def go(self, prefixes: Sequence[Prefix]) -> list[Outcome]:
         if not prefixes:
             return []
-        source = self.worktree.source()
-        builders = [
-            Builder(
-                Tree(self.base, "bisect", self.worktree.path, source, "", prefix.digest),
-                self.flavour,
-            )
-            for prefix in prefixes
-        ]
-        keys = [stamp.digest([_RECIPE, builder.inputs()]) for builder in builders]
-        passed = [
-            _recall(self._result(key), key, prefix)
-            for key, prefix in zip(keys, prefixes, strict=True)
-        ]
+        builders, keys, passed = self.known(prefixes)
         if not all(passed):
             self.commits, self.stopped = self.worktree.commits([each.patch for each in prefixes])
         done: list[Outcome] = []
@@ -180,6 +174,25 @@ class _Run:
             done.append(outcome)
             self.told(outcome)
         return done
+
+    def known(
+        self, prefixes: Sequence[Prefix]
+    ) -> tuple[list[Builder], list[str], list[Outcome | None]]:
+        """Return how each prefix is built, under which key it is remembered, and if it passed."""
+        source = self.worktree.source()
+        builders = [
+            Builder(
+                Tree(self.base, "bisect", self.worktree.path, source, "", prefix.digest),
+                self.flavour,
+            )
+            for prefix in prefixes
+        ]
+        keys = [stamp.digest([_RECIPE, builder.inputs()]) for builder in builders]
+        passed = [
+            _recall(self._result(key), key, prefix)
+            for key, prefix in zip(keys, prefixes, strict=True)
+        ]
+        return builders, keys, passed
 
     def _result(self, key: str) -> Path:
         return Home.of(self.base).path / "prefixes" / f"{key[:32]}.json"

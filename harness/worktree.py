@@ -4,7 +4,8 @@ Beside the repository of a base (``repo.git``) there are two worktrees,
 ``patched`` and ``baseline``, and one record per worktree: which series was put
 there, and which commit that gave. From the record follows whether a worktree
 holds work of a person's own, which nobody but that person may throw away.
-Two more, ``bisect`` and ``mutant``, are the harness's alone (see :mod:`harness.prefixtree`).
+Three more, ``bisect``, ``mutant`` and ``checks``, are the harness's alone (see
+:mod:`harness.prefixtree`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from harness import git, paths, stamp
 from harness.bases import Base
 from harness.errors import HarnessError
 
-Arm = Literal["patched", "baseline", "bisect", "mutant"]
+Arm = Literal["patched", "baseline", "bisect", "mutant", "checks"]
 #: The tag of the unpatched source, and the branch that the patched worktree is on.
 BASE_TAG = "base"
 BRANCH = "series"

@@ -1,10 +1,16 @@
 """Check a series of patches: quickly, or (--bisect) by building and booting each prefix of it.
 
-Without --bisect, each patch of patches/BASE: checkpatch.pl --strict of the kernel tree
-itself with lines of at most 80 (apart from UNKNOWN_COMMIT_ID: the tree here has no history;
-missing Signed-off-by lines are as they should be); no Signed-off-by, an Assisted-by, a
-subject of at most 75 characters. And the series: at most 15 patches, and its `series` file
-names exactly the patch files. Nothing else is checked.
+Without --bisect, one line per patch and check:
+
+CHECKS
+and of the series as a whole:
+
+SERIES
+What lacks its tool is `skipped`, and what nobody can know here (the kernel's history, for
+Fixes:) is `unverified`; neither is a pass, and neither fails the series (--no-skips: skipped
+checks do). `hint` is what a reviewer may ask about. `waived` is a finding that
+patches/BASE/checks.toml accepts, with a reason. What was looked at is not looked at again until
+it changes. When all is well, scripts/send-series may send exactly these patches.
 
 With --bisect, each prefix of the series (the first patch, the first two, ...): that it
 compiles, that no compiler warning comes up that neither the baseline nor the prefix before
@@ -13,7 +19,7 @@ of its own, build/trees/BASE/bisect (some 2 GiB with its objects). What passed i
 until the source, a patch up to there, the configuration or the compiler changes; what failed is.
 Ended at any point, the next run goes on.
 
-The results go to stdout, one line each. Exit status: 0 if nothing was found, 1 if something was.
+The results go to stdout. Exit status: 0 if nothing has to be changed, 1 if something has.
 """
 
 from __future__ import annotations
@@ -21,13 +27,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import bases, checkpatch, flavours, logs, prefixes, progress
+from harness import bases, flavours, logs, prefixes, progress, stamp
 from harness.bases import Base
-from harness.checkpatch import Checked
+from harness.checks import passed, registry, report, run
+from harness.checks.context import Context, fingerprint
+from harness.checks.run import Report, Told
 from harness.cli import _main
 from harness.flavours import Flavour
 from harness.prefixes import Outcome
@@ -38,7 +47,8 @@ _SUBJECT = 60
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    found = _main.parser("check-series", __doc__)
+    text = (__doc__ or "").replace("CHECKS\n", _titles(registry.PATCH_CHECKS))
+    found = _main.parser("check-series", text.replace("SERIES\n", _titles(registry.SERIES_CHECKS)))
     _main.add_base(found)
     found.add_argument(
         "--bisect", action="store_true", help="build and boot every prefix of the series"
@@ -46,8 +56,22 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--flavour", metavar="NAME", help="how to configure it (with --bisect; default: BASE's own)"
     )
+    found.add_argument(
+        "--onto",
+        metavar="TREE",
+        type=Path,
+        help="a kernel tree that the series is to apply to, too",
+    )
+    found.add_argument(
+        "--no-skips", action="store_true", help="a check that lacks its tool fails the series"
+    )
     found.add_argument("--json", metavar="FILE", type=Path, help="write the results there as well")
+    found.add_argument("--junit", metavar="FILE", type=Path, help="and there, as JUnit XML")
     return found
+
+
+def _titles(checks: Sequence[registry.PatchCheck | registry.SeriesCheck]) -> str:
+    return "".join(f"  {check.name:<13} {check.title}\n" for check in checks)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,17 +79,19 @@ def main(argv: Sequence[str]) -> int:
     known = parser()
     options = known.parse_args(argv)
     if options.flavour and not options.bisect:
-        known.error("--flavour goes with --bisect: nothing is built without it")
+        known.error("--flavour goes with --bisect: nothing is booted without it")
+    for name in ("onto", "no_skips", "junit"):
+        if options.bisect and getattr(options, name):
+            known.error(f"--{name.replace('_', '-')} does not go with --bisect")
     base = bases.get(options.base)
-    flavour = flavours.get(options.flavour or base.flavour)
     directory = logs.run_dir("check-series")
     progress.say(f"logs: {directory}")
+    if not options.bisect:
+        return 0 if _checks(base, directory, options) else 1
+    flavour = flavours.get(options.flavour or base.flavour)
     facts: dict[str, Any] = {"base": base.name}
     try:
-        if options.bisect:
-            good = _bisect(base, flavour, directory, facts)
-        else:
-            good = _quick(base, directory, facts)
+        good = _bisect(base, flavour, directory, facts)
         facts["ok"] = good
     finally:
         # A run that is ended has seen something, too.
@@ -74,23 +100,39 @@ def main(argv: Sequence[str]) -> int:
     return 0 if good else 1
 
 
-def _quick(base: Base, directory: Path, facts: dict[str, Any]) -> bool:
-    rows: list[dict[str, Any]] = []
-    facts["patches"] = rows
+def _checks(base: Base, directory: Path, options: argparse.Namespace) -> bool:
+    before = fingerprint(base)
+    found = Report(base, [], no_skips=options.no_skips)
+    last: list[int] = []
 
-    def told(checked: Checked) -> None:
-        rows.append(checked.describe())
-        print(_line(len(rows), checked.patch.subject, checked.verdict), flush=True)
+    def told(each: Told) -> None:
+        number = each.place.number if each.place else 0
+        if last[-1:] != [number]:
+            last.append(number)
+            print(report.head(each))
+        print(report.line(each), flush=True)
 
-    done, broken = checkpatch.check(base, directory, told)
-    facts["series"] = broken
-    for rule in broken:
-        print(f"series: {rule}")
-    bad = sum(not checked.ok for checked in done)
-    print(f"{base.patches}: {len(done)} patches, {bad} of them with findings")
-    if bad:
-        progress.say(f"next: read what checkpatch.pl says in {directory / 'checkpatch'}")
-    return not bad and not broken
+    try:
+        run.run(Context(base, directory, onto=options.onto), found, told)
+    finally:
+        kept = passed.path(base)
+        # The first of each goes into the evidence of send-series.
+        for file in (kept.with_name("report.json"), options.json):
+            if file is not None:
+                stamp.write_atomic(file, json.dumps(found.describe(), indent=1) + "\n")
+        for file in (kept.with_name("junit.xml"), options.junit):
+            if file is not None:
+                report.junit(found, file)
+    now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    counts = passed.remember(found, before, now)
+    for line in report.details(found):
+        print(line)
+    print(report.total(found))
+    if not found.ok:
+        progress.say(f"next: change what is listed above; what the tools said is in {directory}")
+    elif not counts:
+        progress.say("note: the patches were changed meanwhile, so this does not count")
+    return found.ok
 
 
 def _bisect(base: Base, flavour: Flavour, directory: Path, facts: dict[str, Any]) -> bool:

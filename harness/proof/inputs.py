@@ -8,6 +8,7 @@ from typing import Any
 
 from harness import build, kconfig, paths, series, stamp
 from harness.bases import Base
+from harness.checks.context import fingerprint
 from harness.flavours import Flavour
 from harness.proof.stages import Part, Stage
 from harness.worktree import Arm, Home
@@ -109,6 +110,7 @@ def _source(base: Base) -> str:
 
 _PARTS: dict[Part, Callable[[Base], str]] = {
     Part.PATCHES: lambda base: series.digest(base.patches),
+    Part.BESIDE: fingerprint,
     Part.HARNESS: lambda _base: _digest(paths.ROOT / "harness"),
     Part.HOST_TESTS: _host_tests,
     Part.VM_TESTS: _vm_tests,

@@ -42,6 +42,8 @@ class Part(Enum):
     """A part of the repository that decides how a stage ends."""
 
     PATCHES = "patches"
+    #: What lies beside them: cover letter, waivers, changelog.
+    BESIDE = "beside the patches"
     HARNESS = "harness"
     HOST_TESTS = "host tests"
     VM_TESTS = "VM tests"
@@ -87,11 +89,11 @@ def of(base: Base, *, seed: int) -> list[Stage]:
     found = [
         Stage(
             "series",
-            "the rules of the series, checkpatch.pl",
+            "every check of the series that boots nothing",
             Kind.CHECK,
             ("check-series", base.name, "--json", f"{HERE}/series.json"),
             0.5 * _HOUR,
-            (Part.PATCHES, Part.SOURCE, Part.HARNESS),
+            (Part.PATCHES, Part.BESIDE, Part.SOURCE, Part.HARNESS),
         ),
         Stage(
             "host",

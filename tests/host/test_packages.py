@@ -106,6 +106,19 @@ def test_without_the_right_the_command_is_told(
     assert "apt-get" not in machine.calls.read_text()
 
 
+def test_what_is_optional_is_done_without(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_user(monkeypatch, machine, None)
+    machine.installed.write_text("one\n")
+    wanted = (WANTED[0], Package("two", "that", optional=True))
+    assert packages.ensure(wanted) == []
+    assert "could not install two" in capsys.readouterr().err
+    machine.installed.write_text("")
+    with pytest.raises(PackagesMissing):
+        packages.ensure(wanted)
+
+
 def test_old_lists_are_no_failure_if_the_packages_come(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

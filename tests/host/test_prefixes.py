@@ -173,6 +173,13 @@ def test_only_what_differs_is_written(lab: Lab) -> None:
     assert untouched.stat().st_mtime_ns == before
 
 
+def test_it_is_known_how_many_would_be_tried(lab: Lab) -> None:
+    flavour = flavours.get("default")
+    assert prefixes.unknown(BASE, flavour) == 0
+    lab.patch(2, "int other;")
+    assert prefixes.unknown(BASE, flavour) == 2 and lab.made() == []
+
+
 def test_what_is_left_in_its_worktree_is_thrown_away(lab: Lab) -> None:
     there = lab.home.path / "bisect"
     (there / "net/core/dev.c").write_text("half a checkout\n")

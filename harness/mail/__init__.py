@@ -1,0 +1,1 @@
+"""From a checked series to mails: sign, format, show, send one by one, remember what was sent."""
