@@ -35,14 +35,16 @@ from harness.worktree import Home
 TESTS_TIMEOUT = 1800.0
 
 #: Raised when what is done to a mutant changes: earlier results count for nothing then.
-_RECIPE = "1"
+_RECIPE = "2"
 
 #: What the files are in that decide how a test ends.
 _TESTS = ("conftest.py", "vm", "guest")
 
 #: How a report of pytest's begins if the test itself, or the kernel, says what is wrong.
+#: That the kernel panicked, and nothing else, does not.
 _NAMED = re.compile(
-    r'(failed on \w+ with ")?(AssertionError|assert |Failed: (?!Timeout)|the kernel complained)'
+    r'(failed on \w+ with ")?'
+    r"(AssertionError|assert |Failed: (?!Timeout)|the kernel complained(?! \([^)]*\): PANIC: ))"
 )
 
 
@@ -185,7 +187,7 @@ class _Lab:
         image = builder.build(progress.Steps(quiet=True)).image
         for at, test in enumerate(tests):
             log = self.logs / "no-bug" / str(at)
-            status, failed = _pytest(test, image, log)
+            status, failed = _pytest(test, image, self.flavour, log)
             if status != 0:
                 raise HarnessError(
                     f"{shlex.join(test)} fails without a bug: what it says of one means nothing",
@@ -220,7 +222,7 @@ class _Lab:
         started = time.monotonic()
         told: list[str] = []
         for at, test in enumerate(mutant.tests):
-            status, failed = _pytest(test, image, logs / str(at))
+            status, failed = _pytest(test, image, self.flavour, logs / str(at))
             seconds = round(time.monotonic() - started, 1)
             for name, how in failed:
                 if _NAMED.match(how):
@@ -247,14 +249,17 @@ def _key(builder: Builder, tests: Sequence[tuple[str, ...]]) -> str:
     )
 
 
-def _pytest(test: Sequence[str], image: Path, logs: Path) -> tuple[int, list[tuple[str, str]]]:
+def _pytest(
+    test: Sequence[str], image: Path, flavour: Flavour, logs: Path
+) -> tuple[int, list[tuple[str, str]]]:
     """Run tests with a kernel, up to the first failure; its status, and (test, what it said)."""
     logs.mkdir(parents=True, exist_ok=True)
     junit = logs / "junit.xml"
     done = process.run(
         [
             *(sys.executable, "-m", "pytest", "-x", "-q", f"--junit-xml={junit}"),
-            *("-m", "vm", "--once", "--kernel", f"patched={image}", *test),
+            *("-m", "vm", "--once", "--flavour", flavour.name, "--kernel", f"patched={image}"),
+            *test,
         ],
         timeout=TESTS_TIMEOUT,
         cwd=paths.ROOT,

@@ -14,6 +14,7 @@ from test_prefixes import prepare
 from harness import bases, flavours, mutants, paths
 from harness.cli import test as test_cli
 from harness.errors import HarnessError, UsageError
+from harness.flavours import Flavour
 from harness.mutants import Verdict
 from harness.sources import fetch
 from harness.sources.model import Source, sha256
@@ -45,7 +46,7 @@ class Lab:
         (directory / made).unlink()
 
     def pytest(
-        self, test: Sequence[str], image: Path, logs: Path
+        self, test: Sequence[str], image: Path, flavour: Flavour, logs: Path
     ) -> tuple[int, list[tuple[str, str]]]:
         text = image.read_text()
         failed = [each for word, said in self.sees.items() if word in text for each in said]
@@ -95,6 +96,7 @@ def test_killed_by_what_the_kernel_says(lab: Lab) -> None:
     [
         "Failed: Timeout (>180.0s) from pytest-timeout.",
         "harness.vm.errors.GuestBootFailed: the kernel panicked while booting",
+        "the kernel complained (1 report): PANIC: Kernel panic - not syncing: no init",
     ],
 )
 def test_what_says_nothing_of_the_bug_kills_nothing(lab: Lab, how: str) -> None:
