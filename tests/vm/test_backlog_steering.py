@@ -1,10 +1,11 @@
 """Tunnels, RFS, busy polling, and a kernel whose threads could not be created."""
 
 import statistics
+import time
 from itertools import product
 
 import pytest
-from lab import NAP
+from lab import FEW, NAP
 from test_backlog_threads import ASKED, CHOSEN, RPS_IPI, everything, slept, steered, threads
 
 from harness import guesttools
@@ -165,6 +166,47 @@ def test_busy_polling(lab, report):
     report.add("busy polling: packets found", polled)
     assert polled > 0, "nobody found anything by busy polling: this tests nothing"
     assert calls[RPS_IPI] == 0
+
+
+#: A busy host may be late once; microseconds that a reader polls for.
+ATTEMPTS, LONG = 5, 1_500_000
+
+
+@pytest.mark.vm(append=())
+@pytest.mark.brief
+def test_busy_polling_empties_the_list(lab):
+    """A CPU whose reader busy polls a device empties its list meanwhile: nobody has to kick.
+
+    The reader on CPU 1 waits for a request. What CPU 1 sent before is read, on CPU 2.
+    """
+    sysctl = "/proc/sys/net/core/busy_read"
+    if lab.sh(f"ls {sysctl}", check=False) == "":
+        pytest.skip("the kernel has no busy polling")
+    tries = []
+    with lab.net("veth", rps=0) as net:
+        for netns, device in ((net.tx_netns, "tx"), (net.rx_netns, "rx")):
+            lab.sh(f"{guesttools.tool('xdp')} {netns} {device} pass")
+        lab.write(sysctl, str(LONG))
+        try:
+            for _ in range(ATTEMPTS):
+                with lab.sink("tun", stall=True, reader=2) as (tun, wire):
+                    lab.udp(tun, no_receiver=True, tx_cpu=1, count=FEW).intact()
+                    waiting = {"mode": "rr", "count": 2, "pause_us": LONG}
+                    with lab.traffic(net, rounds=1, tx_cpu=0, rx_cpu=1, **waiting) as background:
+                        time.sleep(lab.scale.seconds(0.6))
+                        before = lab.drained()
+                        wire.go()
+                        delta = lab.settled(before)
+                        background.stop().intact()
+                    wire.sunk()
+                tries.append((delta["deferred"], delta["aged"]))
+                if delta["deferred"] >= FEW and not delta["aged"]:
+                    break
+        finally:
+            lab.write(sysctl, "0")
+    deferred, aged = tries[-1]
+    assert deferred >= FEW, f"hardly anything was deferred: this tests nothing: {tries}"
+    assert not aged, f"the list was left to ageing each time: (deferred, aged): {tries}"
 
 
 @pytest.mark.vm(append=(*ASKED, "initcall_blacklist=backlog_threads_init"))

@@ -198,6 +198,28 @@ def test_scheduled_otherwise(lab, how):
         lab.sh(f"chrt -o -p 0 {pid}; renice -n 0 -p {pid}", check=False)
 
 
+@pytest.mark.brief
+def test_budget_is_heeded(lab):
+    """A thread that has used up its budget says so, as the softirq does, and goes on."""
+    sysctls = "/proc/sys/net/core/{dev_weight,netdev_budget}"
+    net = steered(lab, "veth")
+    before = squeezed(lab)
+    lab.sh(f"for each in {sysctls}; do echo 2 > $each; done")
+    try:
+        everything(lab, net)
+    finally:
+        lab.sh(
+            "echo 64 > /proc/sys/net/core/dev_weight; echo 300 > /proc/sys/net/core/netdev_budget"
+        )
+    assert squeezed(lab) > before, "two packets at a time were always enough, or nobody counted"
+
+
+def squeezed(lab):
+    """Return how often CPU CHOSEN had to leave packets for later."""
+    rows = lab.read("/proc/net/softnet_stat").splitlines()
+    return int(rows[CHOSEN].split()[2], 16)
+
+
 def test_overflow_is_counted(lab):
     """What finds the backlog full is dropped and counted, every packet of it."""
     sysctl = "/proc/sys/net/core/netdev_max_backlog"
