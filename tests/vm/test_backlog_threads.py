@@ -5,8 +5,7 @@ import shlex
 
 import flows
 import pytest
-from lab import NAP
-from test_hotplug import CPUS, CYCLE
+from test_hotplug import CPUS, CYCLE, URGENT
 
 from harness import counters, guesttools
 
@@ -246,9 +245,8 @@ def test_overflow_is_counted(lab):
 #: bring it back. What takes it offline there is more urgent than what keeps the thread from
 #: running, so that the thread is told to park first, and parks as soon as it runs.
 PARK = (
-    NAP
+    URGENT
     + f"""
-set -e
 hotplug=$(pgrep -x cpuhp/$CPU)
 taskset -p $OTHERS $$ > /dev/null
 chrt -f -p 20 $hotplug
@@ -257,9 +255,10 @@ busy=$!
 nap 0.1
 $SEND > /dev/null
 (echo 0 > {CPUS}/cpu$CPU/online) &
+off=$!
 nap 0.3
 kill -9 $busy
-wait $! || exit 1
+wait $off
 echo 1 > {CPUS}/cpu$CPU/online
 chrt -o -p 0 $hotplug
 """

@@ -86,16 +86,25 @@ def test_list_of_a_cpu_that_goes(lab):
 #: Softirqs run in ksoftirqd once an interrupt has raised one, and RCU needs none.
 IN_KSOFTIRQD = ("threadirqs", "rcutree.use_softirq=0", "rcutree.kthread_prio=50")
 
-#: bash: have CPU 0 queue to the backlog of CPU 1, and come to interrupt that when it is offline:
-#: something more urgent than ksoftirqd keeps CPU 0 for as long as that takes.
-GO_BEFORE_THE_IPI = (
+#: bash: what is urgent ($busy) may take all of a CPU until the script ends.
+URGENT = (
     NAP
-    + f"""
+    + """
 set -e
-taskset -p c $$ > /dev/null
 runtime=/proc/sys/kernel/sched_rt_runtime_us
 read -r before < $runtime
 echo -1 > $runtime
+busy=
+trap '[ -z "$busy" ] || kill -9 $busy 2> /dev/null; echo $before > $runtime' EXIT
+"""
+)
+
+#: bash: have CPU 0 queue to the backlog of CPU 1, and come to interrupt that when it is offline:
+#: something more urgent than ksoftirqd keeps CPU 0 for as long as that takes.
+GO_BEFORE_THE_IPI = (
+    URGENT
+    + f"""
+taskset -p c $$ > /dev/null
 sent=$(mktemp -u)
 export SEND sent
 taskset -c 0 chrt -f 10 bash -c '
@@ -103,12 +112,12 @@ taskset -c 0 chrt -f 10 bash -c '
 	$SEND > /dev/null
 	: > $sent
 	while :; do :; done' &
+busy=$!
 for i in {{1..500}}; do nap 0.01; [ ! -e $sent ] || break; done
 echo 0 > {CPUS}/cpu1/online
-kill -9 $!
+kill -9 $busy
 nap 0.2
 echo 1 > {CPUS}/cpu1/online
-echo $before > $runtime
 """
 )
 
