@@ -84,7 +84,7 @@ def test_list_of_a_cpu_that_goes(lab):
 
 
 #: Softirqs run in ksoftirqd once an interrupt has raised one, and RCU needs none.
-IN_KSOFTIRQD = ("threadirqs", "rcutree.use_softirq=0", "rcutree.kthread_prio=50")
+IN_KSOFTIRQD = ("threadirqs", "rcutree.use_softirq=0")
 
 #: bash: what is urgent ($busy) may take all of a CPU until the script ends.
 URGENT = (
@@ -95,7 +95,7 @@ runtime=/proc/sys/kernel/sched_rt_runtime_us
 read -r before < $runtime
 echo -1 > $runtime
 busy=
-trap '[ -z "$busy" ] || kill -9 $busy 2> /dev/null; echo $before > $runtime' EXIT
+trap '[ -z "$busy" ] || kill -9 $busy 2> /dev/null || :; echo $before > $runtime' EXIT
 """
 )
 
@@ -105,6 +105,9 @@ GO_BEFORE_THE_IPI = (
     URGENT
     + f"""
 taskset -p c $$ > /dev/null
+# RCU goes on.
+chrt -f -p 50 $(pgrep -x rcuc/0)
+taskset -pc 2,3 $(pgrep -x 'rcu_(sched|preempt)') > /dev/null
 sent=$(mktemp -u)
 export SEND sent
 taskset -c 0 chrt -f 10 bash -c '
