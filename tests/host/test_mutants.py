@@ -122,6 +122,15 @@ def test_tests_that_fail_without_a_bug_are_an_error(lab: Lab) -> None:
     lab.sees["patched_20"] = [("test_a::test_bad", "assert 1 == 2")]
     with pytest.raises(HarnessError, match="fails without a bug"):
         lab.run()
+    assert lab.ran == [f"{shlex.join(TEST)}: 1"] * 2
+
+
+def test_what_passed_without_a_bug_does_not_run_there_again(lab: Lab) -> None:
+    lab.run()
+    lab.mutant("worse", 80, "int bug_two;", killed_by="tests/vm/test_udp.py")
+    lab.run()
+    # The new test without a bug, and with its own; nothing of what is known.
+    assert lab.ran == ["tests/vm/test_udp.py: 0"] * 2
 
 
 def test_one_that_does_not_apply_or_compile_is_not_killed(lab: Lab) -> None:
