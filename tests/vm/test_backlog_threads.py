@@ -242,25 +242,34 @@ def test_overflow_is_counted(lab):
 
 
 #: bash: take CPU $CPU offline while its thread has a backlog to poll and gets no time to, and
-#: bring it back. What takes it offline there is more urgent than what keeps the thread from
-#: running, so that the thread is told to park first, and parks as soon as it runs.
+#: bring it back. What takes it offline there, and the threads that park before this one, are
+#: more urgent than what keeps it from running: it is told to park before it can poll.
 PARK = (
     URGENT
     + f"""
 hotplug=$(pgrep -x cpuhp/$CPU)
 taskset -p $OTHERS $$ > /dev/null
 chrt -f -p 20 $hotplug
+for each in $(pgrep -x "(ksoftirqd|rcuc|idle_inject)/$CPU"); do chrt -f -p 15 $each; done
+softirqs=$(pgrep -x ksoftirqd/$CPU)
 taskset -c $CPU chrt -f 10 bash -c 'while :; do :; done' &
 busy=$!
 nap 0.1
 $SEND > /dev/null
 (echo 0 > {CPUS}/cpu$CPU/online) &
 off=$!
-nap 0.3
+for i in {{1..500}}; do
+	nap 0.01
+	read -r _ _ state _ < /proc/$softirqs/stat
+	stack=$(< /proc/$hotplug/stack)
+	[[ $state != P || $stack != *kthread_park* ]] || break
+done
 kill -9 $busy
 wait $off
 echo 1 > {CPUS}/cpu$CPU/online
 chrt -o -p 0 $hotplug
+for each in $(pgrep -x "(ksoftirqd|rcuc|idle_inject)/$CPU"); do chrt -o -p 0 $each; done
+[ $i -lt 500 ]
 """
 )
 
