@@ -41,10 +41,12 @@ _RECIPE = "2"
 _TESTS = ("conftest.py", "vm", "guest")
 
 #: How a report of pytest's begins if the test itself, or the kernel, says what is wrong.
-#: That the kernel panicked, and nothing else, does not.
+#: That the kernel panicked, and nothing else, does not; nor does a fault while it boots.
 _NAMED = re.compile(
     r'(failed on \w+ with ")?'
-    r"(AssertionError|assert |Failed: (?!Timeout)|the kernel complained(?! \([^)]*\): PANIC: ))"
+    r"(AssertionError|assert |Failed: (?!Timeout)|the kernel complained(?! \([^)]*\): PANIC: )|"
+    r"\S+\.GuestBootFailed: the kernel panicked while booting: .*; before that it said "
+    r"(?!OOPS|PAGE_FAULT|GENERAL_PROTECTION))"
 )
 
 

@@ -86,8 +86,16 @@ def test_killed_by_an_assertion_and_not_tried_again(lab: Lab) -> None:
     assert again.known and again.ok and lab.ran == []
 
 
-def test_killed_by_what_the_kernel_says(lab: Lab) -> None:
-    lab.sees["bug_one"] = [("test_a::test_bad", "the kernel complained (1 report): BUG: oh")]
+@pytest.mark.parametrize(
+    "how",
+    [
+        "the kernel complained (1 report): BUG: oh",
+        'failed on setup with "harness.vm.errors.GuestBootFailed: the kernel panicked while '
+        "booting: Fatal exception; before that it said SLAB: BUG kmalloc-512: Object already free",
+    ],
+)
+def test_killed_by_what_the_kernel_says(lab: Lab, how: str) -> None:
+    lab.sees["bug_one"] = [("test_a::test_bad", how)]
     assert lab.run()[0].ok
 
 
@@ -96,6 +104,8 @@ def test_killed_by_what_the_kernel_says(lab: Lab) -> None:
     [
         "Failed: Timeout (>180.0s) from pytest-timeout.",
         "harness.vm.errors.GuestBootFailed: the kernel panicked while booting",
+        "harness.vm.errors.GuestBootFailed: the kernel panicked while booting: Fatal exception; "
+        "before that it said PAGE_FAULT: BUG: unable to handle page fault",
         "the kernel complained (1 report): PANIC: Kernel panic - not syncing: no init",
     ],
 )

@@ -43,7 +43,7 @@ def test_tunnel(lab, kind, family):
 WANDER = (
     NAP
     + """
-busy='for ((end = ${EPOCHREALTIME/./} + 60000; ${EPOCHREALTIME/./} < end; )); do :; done'
+busy='echo; for ((end = ${EPOCHREALTIME/./} + 100000; ${EPOCHREALTIME/./} < end; )); do :; done'
 taskset -p 1 $$ > /dev/null
 reader=
 for try in {1..100}; do
@@ -58,16 +58,16 @@ done
 moves=0 at=1
 while :; do
 	for cpu in 2 3 1; do
-		taskset -c $at chrt -f 10 bash -c "$busy" &
-		nap 0.04
+		exec 8< <(exec taskset -c $at chrt -f 10 bash -c "$busy")
+		read -ru 8
 		for task in $reader; do taskset -pc $cpu $task > /dev/null 2>&1 || break 3; done
 		((++moves))
-		wait $!
+		# Until that ends.
+		read -ru 8
 		at=$cpu
 		nap 0.03
 	done
 done
-wait
 echo $moves
 """
 )
@@ -98,7 +98,7 @@ def test_rfs_keeps_the_order(lab, report):
             before = processed(lab)
             # A window of fewer packets than the backlog holds: none is lost. The pauses of the
             # reader make it last while that is moved.
-            slow = {"rcvbuf": 1 << 18, "read": 16384, "pause_us": 3000}
+            slow = {"rcvbuf": 1 << 18, "read": 16384, "pause_us": 1000}
             with (
                 lab.calls(RPS_IPI) as calls,
                 lab.traffic(
