@@ -98,11 +98,11 @@ def test_rfs_keeps_the_order(lab, report):
             before = processed(lab)
             # A window of fewer packets than the backlog holds: none is lost. The pauses of the
             # reader make it last while that is moved.
-            slow = {"rcvbuf": 1 << 18, "read": 16384, "pause_us": 1000}
+            slow = {"rcvbuf": 1 << 18, "read": 16384, "pause_us": 3000}
             with (
                 lab.calls(RPS_IPI) as calls,
                 lab.traffic(
-                    net, rounds=1, tx_cpu=0, rx_cpu=1, bytes=lab.scale.work(16 << 20), **slow
+                    net, rounds=1, tx_cpu=0, rx_cpu=1, bytes=lab.scale.work(24 << 20), **slow
                 ) as background,
             ):
                 moves = int(lab.sh(WANDER, timeout=60))
