@@ -252,9 +252,9 @@ taskset -p $OTHERS $$ > /dev/null
 chrt -f -p 20 $hotplug
 for each in $(pgrep -x "(ksoftirqd|rcuc|idle_inject)/$CPU"); do chrt -f -p 15 $each; done
 softirqs=$(pgrep -x ksoftirqd/$CPU)
-taskset -c $CPU chrt -f 10 bash -c 'while :; do :; done' &
+exec 8< <(exec taskset -c $CPU chrt -f 10 bash -c 'echo; while :; do :; done')
 busy=$!
-nap 0.1
+read -ru 8
 $SEND > /dev/null
 (echo 0 > {CPUS}/cpu$CPU/online) &
 off=$!
