@@ -160,6 +160,6 @@ def test_zero_drains_what_is_queued(lab):
         lab.drained()
         wire.sunk()
     queued, left, aged = tries[-1]
-    assert queued and not aged, f"(queued, left, aged): nothing but age was seen: {tries}"
+    assert queued and not aged, f"only age emptied the list: (queued, left, aged): {tries}"
     # The sysctl's handler kicks the list's CPU and does not wait for it.
     assert left == 0, f"{left} of {queued} buffers still wait"
