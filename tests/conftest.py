@@ -423,6 +423,11 @@ def describe(splats: list[Any], log: Path) -> str:
     return "\n\n".join(parts)
 
 
+def asserted(call: pytest.CallInfo[None]) -> bool:
+    """Tell whether the test itself said what is wrong, and did not just come to an end."""
+    return call.excinfo is not None and isinstance(call.excinfo.value, AssertionError)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Make a splat the failure of the test during which it came, whatever the test says."""
@@ -447,9 +452,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if splats:
         text = describe(splats, guest.vm.console_log)
         guest.spoilt = f"{item.nodeid} made it complain"
-        if report.failed:
+        if report.failed and asserted(call):
             report.sections.append(("kernel log", text))
         else:
+            if report.failed:
+                # A guest that is gone, or did not answer: the kernel has said why.
+                report.sections.append(("what the test said", report.longreprtext))
             report.outcome = "failed"
             report.longrepr = text
     elif not alive:

@@ -165,7 +165,9 @@ def _watch(machine: Machine, options: VmOptions, accel: accels.Accel, started: f
             if console.panic is not None:
                 _linger(machine)
                 raise _failure(
-                    machine, "panic", f"the kernel panicked while booting: {console.panic}"
+                    machine,
+                    "panic",
+                    f"the kernel panicked while booting: {console.panic}{_complaint(machine)}",
                 )
             if machine.ended or machine.lost is not None:
                 _linger(machine)
@@ -183,6 +185,14 @@ def _watch(machine: Machine, options: VmOptions, accel: accels.Accel, started: f
             if now - grown_at > STALL:
                 raise _late(machine, f"the booting kernel printed nothing for {STALL:.0f} s")
             machine.changed.wait(0.25)
+
+
+def _complaint(machine: Machine) -> str:
+    """Return what the kernel complained of first, if it said more than that it panicked."""
+    found = machine.console.splats(decode=False, flush=False)
+    if not found or found[0].kind == "PANIC":
+        return ""
+    return f"; before that it said {found[0].kind}: {found[0].title}"
 
 
 def _kernel_spoke(machine: Machine) -> bool:

@@ -14,6 +14,7 @@ from test_prefixes import prepare
 from harness import bases, flavours, mutants, paths
 from harness.cli import test as test_cli
 from harness.errors import HarnessError, UsageError
+from harness.flavours import Flavour
 from harness.mutants import Verdict
 from harness.sources import fetch
 from harness.sources.model import Source, sha256
@@ -45,7 +46,7 @@ class Lab:
         (directory / made).unlink()
 
     def pytest(
-        self, test: Sequence[str], image: Path, logs: Path
+        self, test: Sequence[str], image: Path, flavour: Flavour, logs: Path
     ) -> tuple[int, list[tuple[str, str]]]:
         text = image.read_text()
         failed = [each for word, said in self.sees.items() if word in text for each in said]
@@ -85,8 +86,16 @@ def test_killed_by_an_assertion_and_not_tried_again(lab: Lab) -> None:
     assert again.known and again.ok and lab.ran == []
 
 
-def test_killed_by_what_the_kernel_says(lab: Lab) -> None:
-    lab.sees["bug_one"] = [("test_a::test_bad", "the kernel complained (1 report): BUG: oh")]
+@pytest.mark.parametrize(
+    "how",
+    [
+        "the kernel complained (1 report): BUG: oh",
+        'failed on setup with "harness.vm.errors.GuestBootFailed: the kernel panicked while '
+        "booting: Fatal exception; before that it said SLAB: BUG kmalloc-512: Object already free",
+    ],
+)
+def test_killed_by_what_the_kernel_says(lab: Lab, how: str) -> None:
+    lab.sees["bug_one"] = [("test_a::test_bad", how)]
     assert lab.run()[0].ok
 
 
@@ -95,6 +104,9 @@ def test_killed_by_what_the_kernel_says(lab: Lab) -> None:
     [
         "Failed: Timeout (>180.0s) from pytest-timeout.",
         "harness.vm.errors.GuestBootFailed: the kernel panicked while booting",
+        "harness.vm.errors.GuestBootFailed: the kernel panicked while booting: Fatal exception; "
+        "before that it said PAGE_FAULT: BUG: unable to handle page fault",
+        "the kernel complained (1 report): PANIC: Kernel panic - not syncing: no init",
     ],
 )
 def test_what_says_nothing_of_the_bug_kills_nothing(lab: Lab, how: str) -> None:
@@ -120,6 +132,15 @@ def test_tests_that_fail_without_a_bug_are_an_error(lab: Lab) -> None:
     lab.sees["patched_20"] = [("test_a::test_bad", "assert 1 == 2")]
     with pytest.raises(HarnessError, match="fails without a bug"):
         lab.run()
+    assert lab.ran == [f"{shlex.join(TEST)}: 1"] * 2
+
+
+def test_what_passed_without_a_bug_does_not_run_there_again(lab: Lab) -> None:
+    lab.run()
+    lab.mutant("worse", 80, "int bug_two;", killed_by="tests/vm/test_udp.py")
+    lab.run()
+    # The new test without a bug, and with its own; nothing of what is known.
+    assert lab.ran == ["tests/vm/test_udp.py: 0"] * 2
 
 
 def test_one_that_does_not_apply_or_compile_is_not_killed(lab: Lab) -> None:

@@ -17,7 +17,7 @@ from flows import Background, Flow, UdpFlow
 from wires import Wire
 
 from harness import counters, guesttools, traces
-from harness.counters import DEFER_COLUMNS, DeferStat, SlabStat
+from harness.counters import DEFER_COLUMNS, DEFER_VERDICTS, DeferStat, SlabStat
 from harness.traces import Locality, Trace
 
 #: By way of process 1: the file is in the first namespace only, wherever its reader is.
@@ -488,6 +488,19 @@ class Lab:
             assert time.monotonic() < deadline, f"{stat.queued} buffers are still queued"
             time.sleep(0.05)
 
+    def settled(self, before: DeferStat, timeout: float = 3.0) -> dict[str, int]:
+        """Wait until no more buffers are consumed; return what happened since ``before``."""
+        deadline = time.monotonic() + self.scale.seconds(timeout)
+        seen = 0
+        while True:
+            delta = self.defer() - before
+            judged = sum(delta[verdict] for verdict in DEFER_VERDICTS)
+            if judged and judged == seen:
+                return delta
+            assert time.monotonic() < deadline, f"buffers are still consumed: {delta}"
+            seen = judged
+            time.sleep(self.scale.seconds(0.2))
+
     def on_against_off(
         self, rate: Callable[[], float], *, floor: float, pairs: int = 3, most: int = 15
     ) -> float:
@@ -620,3 +633,21 @@ class Lab:
                 if name == "fail_function":
                     reset += f"; echo > {base}/inject"
                 self.sh(reset)
+
+    @contextmanager
+    def failing_kicks(self) -> Iterator[None]:
+        """No IPI of the lists' can be sent during the body: each attempt ends with EBUSY."""
+        with self.fault(
+            "fail_function",
+            inject="skb_defer_kick_ipi",
+            verbose=0,
+            task_filter="N",
+            interval=1,
+            times=-1,
+            probability=100,
+        ):
+            self.sh(
+                "cd /sys/kernel/debug/fail_function/skb_defer_kick_ipi;"
+                " echo -16 > retval 2> /dev/null || echo 0xfffffffffffffff0 > retval"
+            )
+            yield

@@ -1,11 +1,13 @@
 """RPS wakes a thread of the CPU that it has chosen, if asked to, and sends no interrupt."""
 
 import re
+import shlex
 
+import flows
 import pytest
-from test_hotplug import CYCLE
+from test_hotplug import CPUS, CYCLE, URGENT
 
-from harness import counters
+from harness import counters, guesttools
 
 ASKED = ("thread_backlog_napi",)
 
@@ -110,9 +112,8 @@ def test_no_interrupt_with_threads(lab, report, kind, family):
     after = lab.softnet()
     report.add(f"{kind}: RPS IPIs (threads)", calls[RPS_IPI])
     assert calls[RPS_IPI] == 0
-    # Who counts the rounds of the thread counts no less than it slept.
-    assert after["received_rps"] > before["received_rps"]
-    assert slept(lab, CHOSEN) > asleep
+    assert after["received_rps"] > before["received_rps"], "the thread's rounds are not counted"
+    assert slept(lab, CHOSEN) > asleep, "the thread did not sleep once"
     assert after["processed"] - before["processed"] >= udp.rx["received"]
     assert after["dropped"] == before["dropped"]
 
@@ -196,6 +197,30 @@ def test_scheduled_otherwise(lab, how):
         lab.sh(f"chrt -o -p 0 {pid}; renice -n 0 -p {pid}", check=False)
 
 
+@pytest.mark.brief
+def test_budget_is_heeded(lab):
+    """A thread that has used up its budget says so, as the softirq does, and goes on."""
+    sysctls = "/proc/sys/net/core/{dev_weight,netdev_budget}"
+    net = steered(lab, "veth")
+    before = squeezed(lab)
+    lab.sh(f"for each in {sysctls}; do echo 2 > $each; done")
+    try:
+        # UDP, to which nobody answers: that would be softirq's to poll now and then.
+        count = lab.scale.work(1000)
+        lab.udp(net, flows=4, tx_cpu=0, rx_cpu=1, count=count, window=16).ordered().complete()
+    finally:
+        lab.sh(
+            "echo 64 > /proc/sys/net/core/dev_weight; echo 300 > /proc/sys/net/core/netdev_budget"
+        )
+    assert squeezed(lab) > before, "two packets at a time were always enough, or nobody counted"
+
+
+def squeezed(lab):
+    """Return how often CPU CHOSEN had to leave packets for later."""
+    rows = lab.read("/proc/net/softnet_stat").splitlines()
+    return int(rows[CHOSEN].split()[2], 16)
+
+
 def test_overflow_is_counted(lab):
     """What finds the backlog full is dropped and counted, every packet of it."""
     sysctl = "/proc/sys/net/core/netdev_max_backlog"
@@ -212,10 +237,59 @@ def test_overflow_is_counted(lab):
     finally:
         lab.write(sysctl, limit)
     dropped = lab.softnet()["dropped"] - before["dropped"]
-    assert dropped > 0, "nothing overflowed: this tests nothing"
-    # A packet of somebody else's (neighbours, multicast) may have been dropped as well.
     missing = flow.tx["sent"] - flow.rx["received"] - flow.rx["drops"]
-    assert missing <= dropped <= missing + 5
+    assert missing > 0, "nothing overflowed: this tests nothing"
+    # A packet of somebody else's (neighbours, multicast) may have been dropped as well.
+    assert missing <= dropped <= missing + 5, f"{missing} packets are missing, {dropped} counted"
+
+
+#: bash: take CPU $CPU offline while its thread has a backlog to poll and gets no time to, and
+#: bring it back. What takes it offline there, and the threads that park before this one, are
+#: more urgent than what keeps it from running: it is told to park before it can poll.
+PARK = (
+    URGENT
+    + f"""
+hotplug=$(pgrep -x cpuhp/$CPU)
+taskset -p $OTHERS $$ > /dev/null
+chrt -f -p 20 $hotplug
+for each in $(pgrep -x "(ksoftirqd|rcuc|idle_inject)/$CPU"); do chrt -f -p 15 $each; done
+softirqs=$(pgrep -x ksoftirqd/$CPU)
+exec 8< <(exec taskset -c $CPU chrt -f 10 bash -c 'echo; while :; do :; done')
+busy=$!
+read -ru 8
+$SEND > /dev/null
+(echo 0 > {CPUS}/cpu$CPU/online) &
+off=$!
+for i in {{1..500}}; do
+	nap 0.01
+	read -r _ _ state _ < /proc/$softirqs/stat
+	stack=$(< /proc/$hotplug/stack)
+	[[ $state != P || $stack != *kthread_park* ]] || break
+done
+kill -9 $busy
+wait $off
+echo 1 > {CPUS}/cpu$CPU/online
+chrt -o -p 0 $hotplug
+for each in $(pgrep -x "(ksoftirqd|rcuc|idle_inject)/$CPU"); do chrt -o -p 0 $each; done
+[ $i -lt 500 ]
+"""
+)
+
+
+@pytest.mark.brief
+def test_parks_with_a_backlog(lab):
+    """A thread that must park before it has polled its backlog leaves that to the softirq.
+
+    Guards the hand-over: a backlog that stays scheduled and that nobody polls takes what is
+    steered to it once the CPU is back, and never gives it to anybody.
+    """
+    with lab.net("veth", rps=1 << CHOSEN) as net:
+        lab.udp(net, count=10, window=5).complete()
+        options = {**net.options(), "tx_cpu": 0, "no_receiver": True, "count": 10}
+        send = flows.command(guesttools.tool("udpflow"), options, lab.scale.seconds(10))
+        others = (1 << lab.cpus) - 1 - (1 << CHOSEN)
+        lab.sh(f"CPU={CHOSEN} OTHERS={others:x} SEND='{shlex.join(send)}'\n{PARK}", timeout=30)
+        lab.udp(net, tx_cpu=0, rx_cpu=1, count=10).complete()
 
 
 #: CPUs of the guest, and how often one of them goes offline and comes back.

@@ -1,5 +1,7 @@
 """What the kernel says about the lists is complete and adds up."""
 
+from collections import Counter
+
 import pytest
 from lab import DEFER_STAT
 
@@ -81,3 +83,23 @@ def test_counters_agree_with_the_trace_of_buffers(lab):
     # The last buffer of a connection (its FIN) is eaten without being read from.
     assert found.received <= handed <= found.received * 1.05 + 10
     assert found.pairs[0, 0] <= delta["deferred"]
+
+
+@pytest.mark.brief
+def test_consumers_are_traced(lab):
+    """skb:consume_skb fires where a reader is done with a buffer, not where its memory goes.
+
+    Guards what tools that look for consumers see of a buffer that waits.
+    """
+    with lab.sink("tun", reader=1) as (net, wire):
+        before = lab.drained()
+        with lab.events("skb/consume_skb") as recorded:
+            lab.udp(net, no_receiver=True, tx_cpu=0, count=300, burst=8, gap_us=1000).intact()
+            delta = lab.settled(before)
+            lab.drained()
+        wire.sunk()
+    assert recorded[0].lost == 0
+    assert delta["deferred"] > 100
+    seen = Counter(event.cpu for event in recorded[0].events)
+    assert seen[1] >= delta["deferred"], f"consumed (by CPU): {dict(seen)}"
+    assert seen[0] <= delta["deferred"] // 10, f"consumed (by CPU): {dict(seen)}"

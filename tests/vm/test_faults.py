@@ -84,19 +84,7 @@ def test_failing_kicks(lab):
     # A small limit, so that a slow guest's little traffic reaches half of it often.
     with lab.limit(8):
         before = lab.defer()
-        with lab.fault(
-            "fail_function",
-            inject="skb_defer_kick_ipi",
-            verbose=0,
-            task_filter="N",
-            interval=1,
-            times=-1,
-            probability=100,
-        ):
-            lab.sh(
-                "cd /sys/kernel/debug/fail_function/skb_defer_kick_ipi;"
-                " echo -16 > retval 2> /dev/null || echo 0xfffffffffffffff0 > retval"
-            )
+        with lab.failing_kicks():
             lab.flow(net, tx_cpu=0, rx_cpu=1, bytes=lab.scale.work(2 << 20)).intact()
             delta = lab.defer() - before
             assert delta["kick_failed"] > 0, "no kick failed: this tests nothing"

@@ -1,7 +1,12 @@
 """CPUs go and come under traffic; nothing is lost, nothing waits for a CPU that is gone."""
 
+import shlex
+
+import flows
 import pytest
-from lab import DEFER_STAT
+from lab import DEFER_STAT, NAP
+
+from harness import guesttools
 
 pytestmark = [pytest.mark.vm, pytest.mark.debug]
 
@@ -76,3 +81,61 @@ def test_list_of_a_cpu_that_goes(lab):
         if queued:
             return
     pytest.fail("nothing was ever waiting for the CPU when it went offline")
+
+
+#: Softirqs run in ksoftirqd once an interrupt has raised one, and RCU needs none.
+IN_KSOFTIRQD = ("threadirqs", "rcutree.use_softirq=0")
+
+#: bash: what is urgent ($busy) may take all of a CPU until the script ends.
+URGENT = (
+    NAP
+    + """
+set -e
+runtime=/proc/sys/kernel/sched_rt_runtime_us
+read -r before < $runtime
+echo -1 > $runtime
+busy=
+trap '[ -z "$busy" ] || kill -9 $busy 2> /dev/null || :; echo $before > $runtime' EXIT
+"""
+)
+
+#: bash: have CPU 0 queue to the backlog of CPU 1, and come to interrupt that when it is offline:
+#: something more urgent than ksoftirqd keeps CPU 0 for as long as that takes.
+GO_BEFORE_THE_IPI = (
+    URGENT
+    + f"""
+taskset -p c $$ > /dev/null
+# RCU goes on.
+chrt -f -p 50 $(pgrep -x rcuc/0)
+taskset -pc 2,3 $(pgrep -x 'rcu_(sched|preempt)') > /dev/null
+sent=$(mktemp -u)
+export SEND sent
+taskset -c 0 chrt -f 10 bash -c '
+	for ((end = ${{EPOCHREALTIME/./}} + 30000; ${{EPOCHREALTIME/./}} < end; )); do :; done
+	$SEND > /dev/null
+	: > $sent
+	while :; do :; done' &
+busy=$!
+for i in {{1..500}}; do nap 0.01; [ ! -e $sent ] || break; done
+echo 0 > {CPUS}/cpu1/online
+kill -9 $busy
+nap 0.2
+echo 1 > {CPUS}/cpu1/online
+"""
+)
+
+
+@pytest.mark.vm(append=IN_KSOFTIRQD)
+@pytest.mark.brief
+def test_backlog_of_a_cpu_that_goes(lab):
+    """A CPU goes offline with an IPI of RPS due to it; when it is back, RPS may use it.
+
+    Guards a bug of v5.10's that the series fixes: the backlog stays scheduled, nobody
+    polls it, and it takes packets until it is full.
+    """
+    with lab.net("veth", rps=2) as net:
+        lab.udp(net, count=10, window=5).complete()
+        options = {**net.options(), "tx_cpu": 0, "no_receiver": True, "count": 10}
+        send = flows.command(guesttools.tool("udpflow"), options, lab.scale.seconds(10))
+        lab.sh(f"SEND='{shlex.join(send)}'\n{GO_BEFORE_THE_IPI}", timeout=30)
+        lab.udp(net, tx_cpu=2, rx_cpu=3, count=10).complete()

@@ -1,9 +1,10 @@
 """net.core.skb_defer_max: any value, at any time, and no list is ever wedged."""
 
 import pytest
-from lab import DEFER_MAX, DEFER_STAT, NAP
+from lab import DEFER_MAX, DEFER_STAT, FEW, NAP
 
 from harness import traces
+from harness.counters import DEFER_COLUMNS
 
 pytestmark = pytest.mark.vm
 
@@ -92,27 +93,73 @@ def test_never_more_than_the_limit(lab, value):
     assert max(found.longest.values()) <= value
 
 
+#: A limit that batches of a quarter of it, rounded up, do not add up to.
+ODD = 50
+
+
+def test_batches_heed_the_limit(lab):
+    """What is queued in batches never exceeds the limit either: the last batch is cut.
+
+    Guards the room that a batch is given. The list is not emptied while a reader that finds
+    a full ring queues batches of 13: its CPU sends nothing, and no kick gets through.
+    """
+    with (
+        lab.sink("tun", stall=True) as (net, wire),
+        lab.limit(ODD),
+        lab.events("skb/skb_defer_flush") as recorded,
+    ):
+        before = lab.drained()
+        lab.udp(net, no_receiver=True, tx_cpu=0, count=4 * ODD).intact()
+        with lab.failing_kicks():
+            wire.go()
+            judged = lab.settled(before)
+        lab.drained()
+        wire.sunk()
+    assert judged["full"] > 0, f"no list was full: this tests nothing: {judged}"
+    longest = max(traces.list_history(recorded[0]).longest.values())
+    assert longest <= ODD, f"a list held {longest} buffers"
+
+
+#: bash: write 0 while buffers wait. How many wait before and after, and how many kicks age caused.
+WRITE_ZERO = f"""
+aged() {{
+	a=0
+	while read -ra row; do
+		[ ${{row[0]}} = {DEFER_COLUMNS[0]} ] || ((a += 16#${{row[{DEFER_COLUMNS.index("aged")}]}}))
+	done < {DEFER_STAT}
+}}
+aged; before=$a
+queued; start=$n
+echo 0 > {DEFER_MAX}
+for look in {{1..10}}; do
+	nap 0.005; queued
+	[ $n != 0 ] || break
+done
+aged
+echo $start $n $((a - before))
+"""
+
+
 def test_zero_drains_what_is_queued(lab):
     """Writing 0 frees what waits, without waiting for the age limit.
 
     Guards the sysctl's handler. Seen to fail with a handler that only stores the value.
     """
-    # Receive processing on the reader's CPU: nothing but a kick or age empties CPU 0's list.
-    net = lab.shared_net("veth", rps=2)
     tries = []
-    for _ in range(10):
+    # Too few for a kick, from a CPU that polls nothing and sends nothing more: they wait.
+    with lab.sink("tun") as (net, wire):
+        for _ in range(10):
+            lab.drained()
+            with lab.limit(64):
+                _, shown = lab.list_then(net, WRITE_ZERO, count=FEW)
+            queued, left, aged = map(int, shown.split())
+            tries.append((queued, left, aged))
+            # Otherwise it was age that emptied the list, before or meanwhile.
+            if queued and not aged:
+                break
         lab.drained()
-        flow = lab.flow(
-            net, tx_cpu=0, rx_cpu=1, bytes=30_000, snap=DEFER_STAT, act=f"{DEFER_MAX}=0", act_ms=20
-        ).intact()
-        lab.write(DEFER_MAX, "64")
-        start, end = flow.snap("all_read"), flow.snap("acted")
-        tries.append((start.queued, end.queued))
-        # Otherwise it was age that emptied the list, before or meanwhile.
-        if start.queued and not (end - start)["aged"]:
-            break
-    lab.drained()
-    queued, left = tries[-1]
-    assert queued > 0, f"nothing was ever waiting when 0 was written: {tries}"
+        wire.sunk()
+    queued, left, aged = tries[-1]
+    assert queued and not aged, f"only age emptied the list: (queued, left, aged): {tries}"
     # The sysctl's handler kicks the list's CPU and does not wait for it.
     assert left == 0, f"{left} of {queued} buffers still wait"
