@@ -139,7 +139,7 @@ def define_probes(guest: Guest) -> list[str]:
     """Define the probes that the kernel takes, and return the events that can be counted."""
     lines = [
         f"for f in {' '.join(counts.PROBES)}; do",
-        "  for n in $f $(grep -om1 \" [tT] $f\\.[a-z0-9.]*$\" /proc/kallsyms | cut -c4-); do",
+        '  for n in $f $(grep -om1 " [tT] $f\\.[a-z0-9.]*$" /proc/kallsyms | cut -c4-); do',
         f"    echo p:{counts.GROUP}/$f $n 2>/dev/null >> {_TRACING}/kprobe_events && break",
         "  done",
         "done",

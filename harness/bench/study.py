@@ -1,0 +1,210 @@
+"""A benchmark of one base from its kernels to its report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import build, guesttools, progress, stamp
+from harness.bases import Base
+from harness.bench import arms, environment, guests, idle, networks, report, samples, workloads
+from harness.bench.guests import Guests
+from harness.bench.measure import LoadFailed
+from harness.bench.runner import Effort, OutOfTime, Runner
+from harness.bench.workloads import Case
+from harness.build import Kernel
+from harness.errors import HarnessError
+from harness.vm import GuestCommandFailed, GuestCommandTimeout
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a run measures.
+
+    Attributes:
+        rounds: timed rounds of each case.
+        idle_rounds, idle: of workload 7, and its connections.
+    """
+
+    name: str
+    rounds: int
+    traced: bool
+    idle_rounds: int
+    idle: int
+
+    def cases(self) -> list[Case]:
+        """Return the cases of this size."""
+        found = workloads.all_cases()
+        return [case for case in found if case.quick] if self.name == "quick" else list(found)
+
+
+QUICK = Size("quick", rounds=2, traced=True, idle_rounds=1, idle=1000)
+FULL = Size("full", rounds=6, traced=True, idle_rounds=2, idle=workloads.IDLE)
+
+
+class Study:
+    """What is measured of one base, and where that is kept."""
+
+    def __init__(self, base: Base, size: Size, log_dir: Path) -> None:
+        """Build both kernels, as far as they are not there.
+
+        Raises:
+            HarnessError: a kernel cannot be built.
+        """
+        self.base = base
+        self.size = size
+        self.log_dir = log_dir
+        self.where = samples.directory(base.name) / size.name
+        quiet = progress.Steps(quiet=True)
+        self.kernels: dict[bool, Kernel] = {
+            baseline: build.build(base, baseline=baseline, steps=quiet)
+            for baseline in (True, False)
+        }
+        for tool in ("load", "wire", "ringdump"):
+            guesttools.tool(tool)
+        self.environment = environment.describe(self.kernels)
+        facts = {
+            ("baseline" if baseline else "patched"): kernel.describe()
+            for baseline, kernel in self.kernels.items()
+        }
+        host = " ".join(str(self.environment[each]) for each in ("accelerator", "host", "guests"))
+        everything = [*workloads.all_cases(), idle.CASE]
+        self.keys = {case.name: samples.key(case, facts, host) for case in everything}
+
+    def chosen(self, only: Sequence[str]) -> list[Case]:
+        """Return the cases that were asked for: by name, by their beginning, or by a number."""
+        cases = self.size.cases()
+        if not only:
+            return cases
+        return [case for case in self.all_cases() if any(_matches(case, each) for each in only)]
+
+    def all_cases(self) -> list[Case]:
+        """Return all cases of workloads 1 to 6."""
+        return list(workloads.all_cases())
+
+    def run(self, only: Sequence[str], *, minutes: float | None, with_idle: bool) -> bool:
+        """Measure what is missing; tell whether all of it is there.
+
+        Args:
+            minutes: how long it may take; what is missing then is for the next run.
+
+        Raises:
+            HarnessError: a guest does not come up or is gone.
+        """
+        deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        cases = self.chosen(only)
+        try:
+            with Guests(self._images(), self.log_dir) as booted:
+                runner = Runner(booted, self.where, self.keys, deadline=deadline)
+                runner.run(cases, Effort(self.size.rounds, self.size.traced))
+                if with_idle:
+                    self._idle(booted, deadline)
+        except OutOfTime:
+            return False
+        return True
+
+    def _images(self) -> Mapping[bool, Kernel]:
+        return self.kernels
+
+    # --- workload 7
+
+    def idle_runs(self) -> dict[str, list[dict[str, Any]]]:
+        """Return what is known of workload 7, by arm."""
+        found = stamp.read(self._idle_file())
+        key = f"{self.keys[idle.CASE.name]} {self.size.idle}"
+        return {} if found is None or found[0] != key else dict(found[1])
+
+    def _idle_file(self) -> Path:
+        return self.where / "samples" / "idle.json"
+
+    def _idle(self, booted: Guests, deadline: float | None) -> None:
+        known = self.idle_runs()
+        key = f"{self.keys[idle.CASE.name]} {self.size.idle}"
+        for round_ in range(self.size.idle_rounds):
+            names = idle.CASE.arms if round_ % 2 == 0 else tuple(reversed(idle.CASE.arms))
+            for name in names:
+                if len(known.get(name, [])) > round_:
+                    continue
+                if deadline is not None and time.monotonic() > deadline:
+                    raise OutOfTime
+                arm = arms.BY_NAME[name]
+                guest = booted.get(arm.kind)
+                guest.apply(arm)
+                try:
+                    with networks.network(guest, idle.CASE.network) as path:
+                        done = idle.run(guest, path, self.size.idle)
+                except (LoadFailed, GuestCommandFailed, GuestCommandTimeout) as err:
+                    progress.say(f"idle, {name}: {err.what}")
+                    continue
+                done["connections"] = self.size.idle
+                known.setdefault(name, []).append(done)
+                stamp.write(self._idle_file(), key, known)
+                progress.say(f"idle, {name}: {len(known[name])} of {self.size.idle_rounds}")
+
+    # --- the report
+
+    def facts(self) -> dict[str, Any]:
+        """Return all that is known, for the report."""
+        # What does not run does not need a guest: only files are read here.
+        cases = self.all_cases() if self.size is FULL else self.size.cases()
+        known = {
+            case.name: samples.load(
+                self.where / "samples" / f"{case.name}.json", self.keys[case.name]
+            )
+            for case in cases
+        }
+        return report.facts(
+            base=self.base.name,
+            environment=self.environment,
+            series=environment.of_series(self.base, self.kernels[False]),
+            cases=cases,
+            known=known,
+            idle_runs=self.idle_runs(),
+            profiles={},
+            model={},
+            effort={
+                "size": self.size.name,
+                "rounds of each arm": max((len(each.rounds) for each in known.values()), default=0),
+                "guest CPUs": guests.CPUS,
+            },
+            notes="",
+        )
+
+    def write(self, facts: Mapping[str, Any], directory: Path, stem: str) -> list[Path]:
+        """Write the report as Markdown, JSON and plots, and return the files."""
+        from harness.bench import plots  # noqa: PLC0415 - takes a second to load
+
+        directory.mkdir(parents=True, exist_ok=True)
+        drawn = plots.draw(facts, directory, stem)
+        text = report.as_markdown(facts, [(path.name, what) for path, what in drawn])
+        files = [directory / f"{stem}.json", directory / f"{stem}.md"]
+        stamp.write_atomic(files[0], report.as_json(facts))
+        stamp.write_atomic(files[1], text)
+        return [*files, *(path for path, _ in drawn)]
+
+
+def _matches(case: Case, wanted: str) -> bool:
+    return case.name == wanted or case.name.startswith(f"{wanted}-") or str(case.workload) == wanted
+
+
+def check(only: Sequence[str]) -> None:
+    """See that every name stands for a case.
+
+    Raises:
+        UsageError: one does not; the message lists those that do.
+    """
+    names = [case.name for case in workloads.all_cases()]
+    for wanted in only:
+        if wanted in ("7", "idle"):
+            continue
+        if not any(_matches(case, wanted) for case in workloads.all_cases()):
+            raise _unknown(wanted, names)
+
+
+def _unknown(wanted: str, names: Sequence[str]) -> HarnessError:
+    from harness.errors import UsageError  # noqa: PLC0415
+
+    return UsageError(f"no case {wanted!r}", hint=f"a number from 1 to 7, or: {', '.join(names)}")
