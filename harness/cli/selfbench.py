@@ -11,8 +11,8 @@ from pathlib import Path
 
 from harness import bases, build, logs, progress, selfbench, stamp
 from harness.bases import Base
-from harness.selfbench import Result
 from harness.cli import _main
+from harness.selfbench import Result
 
 
 def parser() -> argparse.ArgumentParser:

@@ -183,7 +183,9 @@ def test_what_compiling_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     configured = []
     monkeypatch.setattr(
-        selfbench.kconfig, "configure", lambda tree, where, *_, **__: configured.append(where.parent)
+        selfbench.kconfig,
+        "configure",
+        lambda tree, where, *_, **__: configured.append(where.parent),
     )
     tree = tmp_path / "tree"
     tree.mkdir()
