@@ -21,6 +21,9 @@ SOURCES = paths.TESTS / "guest"
 #: Where else there may be some.
 MORE = (paths.ROOT / "harness" / "bench" / "guest",)
 
+#: What any program may include to have itself counted.
+_MARKS = (SOURCES / "mark" / "mark.h", paths.ROOT / "harness" / "coherence" / "marks.h")
+
 _FLAGS = ("-std=gnu11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror", "-pthread")
 _TIMEOUT = 120.0
 
@@ -84,8 +87,9 @@ def tool(name: str) -> Path:
 
 
 def _headers(name: str) -> list[Path]:
-    """Return the headers that the program ``name`` has for itself."""
-    return sorted(each for top in (SOURCES, *MORE) for each in (top / name).glob("*.h"))
+    """Return the headers that the program ``name`` has for itself, and those of marks."""
+    own = sorted(each for top in (SOURCES, *MORE) for each in (top / name).glob("*.h"))
+    return [*own, *_MARKS]
 
 
 def _compile(compiler: str, name: str, code: list[Path], binary: Path) -> None:

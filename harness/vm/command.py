@@ -139,5 +139,6 @@ def assemble(
         f"socket,id=skbhome-monitor,abstract=on,path={monitor_socket}",
         "-mon",
         "chardev=skbhome-monitor,mode=control",
+        *options.qemu_args,
     ]
     return argv

@@ -45,6 +45,7 @@ class VmOptions:
             the number of CPUs and whether KVM is there.
         hang_after: seconds without a sign of life after which a guest counts as hung.
         accel: ``"kvm"`` or ``"tcg"`` to insist on one; None probes.
+        qemu_args: arguments added to QEMU's, e.g. ``("-plugin", "FILE.so")``.
     """
 
     cpus: int = 2
@@ -55,6 +56,7 @@ class VmOptions:
     boot_timeout: float | None = None
     hang_after: float = 90.0
     accel: str | None = None
+    qemu_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= MAX_CPUS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -245,6 +246,19 @@ class Vm:
                 log=self.console_log,
             )
         return result
+
+    def read_memory(self, address: int, size: int, *, timeout: float = 10.0) -> bytes | None:
+        """Return memory of the guest's by the kernel's virtual address, asking QEMU.
+
+        None if nothing is mapped there or QEMU does not answer. The guest goes on meanwhile.
+        """
+        with tempfile.TemporaryDirectory(prefix="skbhome-memory-") as directory:
+            path = Path(directory) / "memory"
+            self._machine.monitor(f'memsave {address:#x} {size} "{path}"', timeout=timeout)
+            with contextlib.suppress(OSError):
+                data = path.read_bytes()
+                return data if len(data) == size else None
+        return None
 
     def flush_console(self, *, timeout: float = 20.0) -> bool:
         """Wait until everything that the kernel has logged so far has been read.

@@ -18,6 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "../../../../tests/guest/mark/mark.h"
 #include "load.h"
 
 #define MAX_FILES	128
@@ -198,10 +199,12 @@ void meter_begin(void)
 	run(begin_command);
 	meter_look();
 	read_events(false);
+	mark_start();
 }
 
 void meter_end(void)
 {
+	mark_stop();
 	read_events(true);
 	meter_look();
 	run(end_command);
