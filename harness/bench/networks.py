@@ -3,6 +3,9 @@
 - ``veth``: two namespaces joined by a pair; ``lo``: one namespace and its loopback.
 - ``sink``: a device (tun, tap, vhost) whose reader drops what it gets.
 - ``span``: two namespaces, each with a device, and a program that carries frames between them.
+- ``forward``: a span of taps to a namespace that forwards to a vhost device, behind which another
+  span's end is the receiver: skbs are allocated where the first span's program writes them, as a
+  network card's driver does, and freed by vhost's threads.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ class Network:
         options: of the wire's ends (``tso``).
     """
 
-    kind: Literal["veth", "lo", "sink", "span"]
+    kind: Literal["veth", "lo", "sink", "span", "forward"]
     device: str = "tun"
     queues: int = 1
     reader: tuple[str, str] = ("", "")
@@ -86,6 +89,10 @@ def network(guest: Runner, spec: Network) -> Iterator[Path]:
     if spec.kind in ("veth", "lo"):
         with _nets(guest, spec, name) as path:
             _flows(guest, spec, path)
+            yield path
+        return
+    if spec.kind == "forward":
+        with _forward(guest, spec, name) as path:
             yield path
         return
     near, far = f"{name}n", f"{name}f"
@@ -134,26 +141,63 @@ def _flows(guest: Runner, spec: Network, path: Path) -> None:
 
 
 @contextmanager
+def _forward(guest: Runner, spec: Network, name: str) -> Iterator[Path]:
+    near, router, far = (f"{name}{each}" for each in "nrf")
+    spaces = (near, router, far)
+    guest.sh("".join(f"ip netns add {each}; ip -n {each} link set lo up; " for each in spaces))
+    queues = f",queues={spec.queues}" if spec.queues > 1 else ""
+    card = [
+        f"tap:dev@{near},addr4=10.9.8.1/24{queues}",
+        f"tap:in@{router},addr4=10.9.8.2/24{queues}",
+    ]
+    out = [
+        f"{spec.device}:out@{router},addr4=10.9.7.1/24{queues}",
+        f"tap:dev@{far},addr4=10.9.7.2/24{queues}",
+    ]
+    try:
+        with (
+            _running(guest, card, ["--a-cpu", spec.reader[0], "--b-cpu", spec.reader[0]]),
+            _running(guest, out, []),
+        ):
+            guest.sh(
+                f"ip netns exec {router} sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'; "
+                f"ip -n {near} route add 10.9.7.0/24 via 10.9.8.2; "
+                f"ip -n {far} route add 10.9.8.0/24 via 10.9.7.1"
+            )
+            yield Path(near, far, "10.9.7.2", "dev", "dev")
+    finally:
+        guest.sh("".join(f"ip netns del {each}; " for each in spaces), check=False)
+
+
+@contextmanager
 def _wire(guest: Runner, spec: Network, near: str, far: str) -> Iterator[None]:
-    program = str(guesttools.tool("wire"))
     more = [*spec.options, *([f"queues={spec.queues}"] if spec.queues > 1 else [])]
     ends = [
         ",".join([f"{spec.device}:dev@{netns}", f"addr4=10.9.8.{host}/24", *more])
         for host, netns in ((1, near), (2, far))
     ]
-    argv = [program, "--a", ends[0], "--b", "sink" if spec.kind == "sink" else ends[1]]
-    argv += ["--timeout", "3600"]
+    if spec.kind == "sink":
+        ends[1] = "sink"
+    argv: list[str] = []
     for option, cpus in zip(("--a-cpu", "--b-cpu"), spec.reader, strict=True):
         argv += [option, cpus] if cpus else []
     if spec.device == "vhost" and any(spec.reader):
         # The kernel's threads stand where those who read from them do.
         workers = [cpus for cpus in spec.reader if cpus]
         argv += ["--vhost-cpu", ",".join(workers)]
-    running = guest.start(argv)
+    with _running(guest, ends, argv):
+        yield
+
+
+@contextmanager
+def _running(guest: Runner, ends: list[str], options: list[str]) -> Iterator[None]:
+    """Run a wire between two ends while the body runs."""
+    argv = [str(guesttools.tool("wire")), "--a", ends[0], "--b", ends[1], "--timeout", "3600"]
+    running = guest.start([*argv, *options])
     deadline = time.monotonic() + _PATIENCE
     while "ready" not in running.stderr:
         if running.poll() is not None or time.monotonic() > deadline:
-            raise NetworkFailed(f"the wire of a {spec.device} did not come up: {running.stderr}")
+            raise NetworkFailed(f"the wire {ends[0]} did not come up: {running.stderr}")
         time.sleep(0.02)
     try:
         yield

@@ -10,7 +10,17 @@ from typing import Any
 
 from harness import build, guesttools, progress, stamp
 from harness.bases import Base
-from harness.bench import arms, environment, guests, idle, networks, report, samples, workloads
+from harness.bench import (
+    arms,
+    environment,
+    guests,
+    idle,
+    lines,
+    networks,
+    report,
+    samples,
+    workloads,
+)
 from harness.bench.guests import Guests
 from harness.bench.measure import LoadFailed
 from harness.bench.runner import Effort, OutOfTime, Runner
@@ -34,6 +44,7 @@ class Size:
     traced: bool
     idle_rounds: int
     idle: int
+    lines: bool
 
     def cases(self) -> list[Case]:
         """Return the cases of this size."""
@@ -41,8 +52,8 @@ class Size:
         return [case for case in found if case.quick] if self.name == "quick" else list(found)
 
 
-QUICK = Size("quick", rounds=2, traced=True, idle_rounds=1, idle=1000)
-FULL = Size("full", rounds=6, traced=True, idle_rounds=2, idle=workloads.IDLE)
+QUICK = Size("quick", rounds=2, traced=True, idle_rounds=1, idle=1000, lines=False)
+FULL = Size("full", rounds=6, traced=True, idle_rounds=2, idle=workloads.IDLE, lines=True)
 
 
 class Study:
@@ -102,9 +113,28 @@ class Study:
                 runner.run(cases, Effort(self.size.rounds, self.size.traced))
                 if with_idle:
                     self._idle(booted, deadline)
+            if self.size.lines:
+                self._lines(cases, deadline)
         except OutOfTime:
             return False
         return True
+
+    def _lines(self, cases: Sequence[Case], deadline: float | None) -> None:
+        def file(case: Case) -> Path:
+            return self.where / "samples" / f"{case.name}.json"
+
+        def in_time() -> None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise OutOfTime
+
+        lines.simulate(
+            self.kernels,
+            cases,
+            lambda case: samples.load(file(case), self.keys[case.name]),
+            lambda case, known: samples.save(file(case), self.keys[case.name], known),
+            self.log_dir,
+            in_time,
+        )
 
     def _images(self) -> Mapping[bool, Kernel]:
         return self.kernels
@@ -163,7 +193,7 @@ class Study:
             cases=cases,
             known=known,
             idle_runs=self.idle_runs(),
-            profiles={},
+            profiles=lines.profiles(known, cases),
             model={},
             effort={
                 "size": self.size.name,

@@ -1,0 +1,183 @@
+"""Cache-line transfers and instructions per packet, from the simulation.
+
+The only module here that knows :mod:`harness.coherence`. A guest with its plugin is booted for
+each kernel and runs the cases one after the other: the plugin is many times slower than the
+guest alone, so no times are taken, and arms need not take turns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness import progress
+from harness.bench import arms, figures, measure, networks
+from harness.bench.arms import APPEND, Arm, Kind
+from harness.bench.guests import CPUS, MEMORY, Guest
+from harness.bench.samples import Samples
+from harness.bench.workloads import Case
+from harness.coherence import Counter, Counts, Recorder
+from harness.vm import GuestCommandFailed, GuestCommandTimeout, KernelImage, VmOptions, boot
+
+#: Arms that are simulated: the base, the series as it comes, and its parts.
+ARMS = ("off", "rx+tx", "defer", "defer+tx", "threads", "limit-0")
+
+#: Seconds of guest time before and within a section: enough packets at a tenth of the speed.
+WARM, SECONDS = 0.8, 1.0
+
+#: Sections for each arm, of which the mean is reported.
+SECTIONS = 2
+
+#: Functions that a profile keeps.
+_TOP = 40
+
+
+@contextmanager
+def counting(
+    kernel: KernelImage, kind: Kind, log_dir: Path, *, cpus: int = CPUS, numa: int = 0
+) -> Iterator[tuple[Guest, Counter]]:
+    """Boot a guest in which is counted.
+
+    Raises:
+        GuestBootFailed: it does not come up.
+        CoherenceError, CommandFailed: the plugin cannot be made or does not answer.
+    """
+    recorder = Recorder(log_dir / "coherence", what="lines")
+    options = recorder.prepare(
+        VmOptions(cpus=cpus, memory=MEMORY if cpus <= 8 else "2G", numa=numa, append=APPEND[kind])
+    )
+    with boot(kernel, options, log_dir=log_dir) as vm:
+        yield Guest(kind, vm), recorder.attach(vm)
+
+
+def section(guest: Guest, counter: Counter, case: Case, path: networks.Path) -> dict[str, Any]:
+    """Count one section of a case; the plugin must be following.
+
+    Returns:
+        ``packets``, ``values`` (metric to value, per packet), and by function ``profile``
+        (instructions per packet on the reading CPU, or all) and ``transfers``.
+
+    Raises:
+        LoadFailed: the traffic failed.
+        CoherenceError: there was no section.
+    """
+    with counter.expect(case.name) as found:
+        window = measure.run(guest, case, path, warm=WARM, seconds=SECONDS)
+    number = measure.packets(case, path, window)
+    if number < 10:
+        raise measure.LoadFailed(f"{case.name}: {number:.0f} packets in a section")
+    return evaluate(case, found.counts, number)
+
+
+def evaluate(case: Case, counted: Counts, packets: float) -> dict[str, Any]:
+    """Return what :func:`section` returns."""
+    total = counted.total.per(packets)
+    by_cpu = counted.by_vcpu()
+    both = [each for each in (case.sender, case.reader) if each is not None]
+    ends = [by_cpu[cpu] for cpu in dict.fromkeys(both)] if len(both) == 2 else list(by_cpu)
+    values = {
+        figures.TRANSFERS: total["transfers"],
+        figures.INSTRUCTIONS: total["instructions"],
+        figures.BOTH: sum(each.instructions for each in ends) / packets,
+    }
+    if len(set(counted.nodes)) > 1:
+        values[figures.REMOTE] = total["remote"]
+    here = counted.by_function() if case.reader is None else counted.functions_of(case.reader)
+    profile = {name: tally.instructions / packets for name, tally in here.items()}
+    moved = {name: tally.transfers / packets for name, tally in counted.by_function().items()}
+    return {
+        "packets": packets,
+        "values": values,
+        "profile": _top(profile),
+        "transfers": _top(moved),
+        "nodes": len(set(counted.nodes)),
+        "vcpus": counted.vcpus,
+    }
+
+
+def _top(values: Mapping[str, float]) -> dict[str, float]:
+    first = sorted(values.items(), key=lambda item: -item[1])[:_TOP]
+    return {name: round(value, 4) for name, value in first if value > 0}
+
+
+def mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the mean of several sections of one arm, with the least and the most transfers."""
+    first = dict(found[0])
+    for group in ("values", "profile", "transfers"):
+        names = dict.fromkeys(name for each in found for name in each[group])
+        first[group] = {
+            name: sum(each[group].get(name, 0.0) for each in found) / len(found) for name in names
+        }
+    first["packets"] = sum(each["packets"] for each in found)
+    moved = [each["values"][figures.TRANSFERS] for each in found]
+    first["transfers_range"] = [min(moved), max(moved)]
+    return first
+
+
+def simulate(
+    kernels: Mapping[bool, KernelImage],
+    cases: Sequence[Case],
+    known: Callable[[Case], Samples],
+    keep: Callable[[Case, Samples], None],
+    log_dir: Path,
+    in_time: Callable[[], None],
+) -> None:
+    """Count what has not been counted of each case, kernel by kernel.
+
+    Args:
+        kernels: the baseline (True) and the patched one (False).
+        in_time: raises if there is no more time; called before each arm.
+
+    Raises:
+        CoherenceError, GuestError: the plugin or a guest failed.
+    """
+    line = progress.Line("bench, simulation")
+    for kind in arms.KINDS:
+        todo = [
+            (case, arm)
+            for case in cases
+            if case.lines
+            for arm in (arms.BY_NAME[name] for name in ARMS if name in case.arms)
+            if arm.kind == kind and arm.name not in known(case).lines
+        ]
+        if not todo:
+            continue
+        in_time()
+        started = time.monotonic()
+        with counting(kernels[kind == "baseline"], kind, log_dir / f"lines-{kind}") as (
+            guest,
+            counter,
+        ):
+            for at, (case, arm) in enumerate(todo, 1):
+                in_time()
+                line.update(f"{kind}: {at} of {len(todo)}, {case.name}, {arm.name}")
+                samples = known(case)
+                try:
+                    samples.lines[arm.name] = _arm(guest, counter, case, arm)
+                except (measure.LoadFailed, GuestCommandFailed, GuestCommandTimeout) as err:
+                    samples.failures.append(f"{arm.name}, simulation: {err.what}")
+                keep(case, samples)
+        progress.say(f"simulated {kind}: {progress.seconds(time.monotonic() - started)}")
+
+
+def _arm(guest: Guest, counter: Counter, case: Case, arm: Arm) -> dict[str, Any]:
+    guest.apply(arm)
+    with networks.network(guest, case.network) as path, counter.following():
+        return mean([section(guest, counter, case, path) for _ in range(SECTIONS)])
+
+
+def profiles(known: Mapping[str, Samples], cases: Sequence[Case]) -> dict[str, Any]:
+    """Return, for the cases of workload 1, what each arm's reading CPU executes, by function."""
+    wanted = ("off", "defer", "threads")
+    return {
+        case.name: {
+            arm: known[case.name].lines[arm]["profile"]
+            for arm in wanted
+            if arm in known[case.name].lines
+        }
+        for case in cases
+        if case.workload == 1 and known[case.name].lines
+    }
