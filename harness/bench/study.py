@@ -16,9 +16,11 @@ from harness.bench import (
     guests,
     idle,
     lines,
+    model,
     networks,
     report,
     samples,
+    scaling,
     workloads,
 )
 from harness.bench.guests import Guests
@@ -135,6 +137,16 @@ class Study:
             self.log_dir,
             in_time,
         )
+        if any(case.workload == 2 for case in cases):
+            scaling.run(
+                self.kernels, self._scaling_file(), self._scaling_key(), self.log_dir, in_time
+            )
+
+    def _scaling_file(self) -> Path:
+        return self.where / "samples" / "scaling.json"
+
+    def _scaling_key(self) -> str:
+        return stamp.digest([self.keys["flows-128"], repr(scaling.case(4))])
 
     def _images(self) -> Mapping[bool, Kernel]:
         return self.kernels
@@ -194,7 +206,7 @@ class Study:
             known=known,
             idle_runs=self.idle_runs(),
             profiles=lines.profiles(known, cases),
-            model={},
+            model=model.predict(scaling.known(self._scaling_file(), self._scaling_key())),
             effort={
                 "size": self.size.name,
                 "rounds of each arm": max((len(each.rounds) for each in known.values()), default=0),
