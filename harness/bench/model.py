@@ -13,7 +13,7 @@ the probability ``1 - 1/N``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,10 @@ VARIED: Mapping[str, Sequence[float]] = {
 }
 
 
+def _changed(costs: Costs, name: str, value: float) -> Costs:
+    return Costs(**{**asdict(costs), name: value})
+
+
 def predict(counted: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the model's part of the report; empty if too little was counted.
 
@@ -147,7 +151,7 @@ def predict(counted: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         ratios = [
             speed("defer", cpus, changed) / speed("off", cpus, changed)
             for name, values in VARIED.items()
-            for changed in (replace(costs, **{name: value}) for value in values)
+            for changed in (_changed(costs, name, value) for value in values)
         ]
         table.append(
             [
@@ -163,7 +167,7 @@ def predict(counted: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     curves = []
     for name in ("hold", "far"):
         for value in VARIED[name]:
-            changed = replace(costs, **{name: value})
+            changed = _changed(costs, name, value)
             ratio = [speed("defer", c, changed) / speed("off", c, changed) for c in grid]
             curves.append(
                 {
@@ -194,8 +198,8 @@ def predict(counted: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "rows": table,
         "assumptions": [
             f"An instruction takes {costs.instruction} ns, a line from the same node "
-            f"{costs.near:g} ns, from another {costs.far:g} ns; a zone's lock is held for {costs.hold:g} ns and a "
-            "line's way; two zones. Changed to: "
+            f"{costs.near:g} ns, from another {costs.far:g} ns; a zone's lock is held for "
+            f"{costs.hold:g} ns and a line's way; two zones. Changed to: "
             + "; ".join(
                 f"{_NAMES[name]} {', '.join(f'{v:g}' for v in values)} ns"
                 for name, values in VARIED.items()
