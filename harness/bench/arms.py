@@ -76,3 +76,7 @@ SERIES = ("defer", "defer+tx", "threads", "limit-0", "limit-16", "limit-256")
 def names(*, tcp: bool = True) -> tuple[str, ...]:
     """Return the arms of a workload; without TCP, the caches of TCP make no difference."""
     return tuple(arm.name for arm in ARMS if tcp or not arm.tcp)
+
+
+#: Arms whose skbs are followed one by one, each in a short run of its own.
+FOLLOWED = (REFERENCE, "tx", "rx+tx", "defer", "defer+tx", "threads")

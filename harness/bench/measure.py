@@ -19,7 +19,7 @@ from harness.errors import HarnessError
 _LIMIT = 60
 
 #: Seconds of a traced run, of which its window is the greater part; KiB of its buffer per CPU.
-TRACED, _TRACE_KIB = 0.25, 12288
+TRACED, _TRACE_KIB = 0.1, 6144
 
 #: Seconds after which lists are empty (200 ms, as documented, and what an emulated CPU adds).
 _DRAINED = 0.4
@@ -169,7 +169,7 @@ def follow(guest: Guest, case: Case, path: Path, events: Sequence[str]) -> Measu
     for _ in range(4):
         guest.sh(f"{script} start {_TRACE_KIB}")
         try:
-            found = run(guest, case, path, events=events, warm=0.1, seconds=seconds, rest=_DRAINED)
+            found = run(guest, case, path, events=events, warm=0.05, seconds=seconds, rest=_DRAINED)
         finally:
             shown = guest.sh(f"{script} stop; {dump}; {script} clear", timeout=120)
         trace = traces.parse_raw(shown)

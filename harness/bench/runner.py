@@ -98,7 +98,7 @@ class Runner:
         window = float(case.load.get("seconds", case.window))  # type: ignore[arg-type]
         seconds = rounds * len(case.arms) * (window + _BESIDE)
         if effort.traced:
-            seconds += _TRACED * len(set(case.arms) - {arms.AGAIN} - set(known.traced))
+            seconds += _TRACED * len(set(case.arms) & set(arms.FOLLOWED) - set(known.traced))
         return self._pace * seconds
 
     def _file(self, case: Case) -> Path:
@@ -134,8 +134,8 @@ class Runner:
                         values[name] = done
                 known.rounds.append(values)
                 samples.save(self._file(case), self._keys[case.name], known)
-            for arm in chosen:
-                if not effort.traced or arm.name == arms.AGAIN or arm.name in known.traced:
+            for arm in chosen if effort.traced else ():
+                if arm.name not in arms.FOLLOWED or arm.name in known.traced:
                     continue
                 self._line.update(f"{case.name}, following skbs, {arm.name}")
                 done = one(arm, lambda g, p: self._followed(g, case, p))

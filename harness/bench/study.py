@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from harness.bases import Base
 from harness.bench import (
     arms,
     environment,
-    guests,
     idle,
     lines,
     model,
@@ -38,7 +38,10 @@ class Size:
 
     Attributes:
         rounds: timed rounds of each case.
+        traced: skbs are followed, and events counted.
         idle_rounds, idle: of workload 7, and its connections.
+        lines: cache-line transfers are simulated.
+        arms: of a case's, these alone; all if it is empty.
     """
 
     name: str
@@ -47,14 +50,30 @@ class Size:
     idle_rounds: int
     idle: int
     lines: bool
+    arms: tuple[str, ...] = ()
 
     def cases(self) -> list[Case]:
         """Return the cases of this size."""
         found = workloads.all_cases()
-        return [case for case in found if case.quick] if self.name == "quick" else list(found)
+        return [self._fewer(case) for case in found if case.quick or not self.arms]
+
+    def _fewer(self, case: Case) -> Case:
+        if not self.arms:
+            return case
+        return dataclasses.replace(
+            case, arms=tuple(each for each in case.arms if each in self.arms)
+        )
 
 
-QUICK = Size("quick", rounds=2, traced=True, idle_rounds=1, idle=1000, lines=False)
+QUICK = Size(
+    "quick",
+    rounds=2,
+    traced=True,
+    idle_rounds=1,
+    idle=1000,
+    lines=False,
+    arms=("off", "off-again", "defer", "threads"),
+)
 FULL = Size("full", rounds=6, traced=True, idle_rounds=2, idle=workloads.IDLE, lines=True)
 
 
@@ -84,7 +103,7 @@ class Study:
             for baseline, kernel in self.kernels.items()
         }
         host = " ".join(str(self.environment[each]) for each in ("accelerator", "host", "guests"))
-        everything = [*workloads.all_cases(), idle.CASE]
+        everything = [*size.cases(), idle.CASE]
         self.keys = {case.name: samples.key(case, facts, host) for case in everything}
 
     def chosen(self, only: Sequence[str]) -> list[Case]:
@@ -92,11 +111,7 @@ class Study:
         cases = self.size.cases()
         if not only:
             return cases
-        return [case for case in self.all_cases() if any(_matches(case, each) for each in only)]
-
-    def all_cases(self) -> list[Case]:
-        """Return all cases of workloads 1 to 6."""
-        return list(workloads.all_cases())
+        return [case for case in cases if any(_matches(case, each) for each in only)]
 
     def run(self, only: Sequence[str], *, minutes: float | None, with_idle: bool) -> bool:
         """Measure what is missing; tell whether all of it is there.
@@ -146,7 +161,7 @@ class Study:
         return self.where / "samples" / "scaling.json"
 
     def _scaling_key(self) -> str:
-        return stamp.digest([self.keys["flows-128"], repr(scaling.case(4))])
+        return stamp.digest([self.keys.get("flows-128", ""), repr(scaling.case(4))])
 
     def _images(self) -> Mapping[bool, Kernel]:
         return self.kernels
@@ -165,8 +180,9 @@ class Study:
     def _idle(self, booted: Guests, deadline: float | None) -> None:
         known = self.idle_runs()
         key = f"{self.keys[idle.CASE.name]} {self.size.idle}"
+        chosen = [each for each in idle.CASE.arms if not self.size.arms or each in self.size.arms]
         for round_ in range(self.size.idle_rounds):
-            names = idle.CASE.arms if round_ % 2 == 0 else tuple(reversed(idle.CASE.arms))
+            names = chosen if round_ % 2 == 0 else chosen[::-1]
             for name in names:
                 if len(known.get(name, [])) > round_:
                     continue
@@ -190,8 +206,7 @@ class Study:
 
     def facts(self) -> dict[str, Any]:
         """Return all that is known, for the report."""
-        # What does not run does not need a guest: only files are read here.
-        cases = self.all_cases() if self.size is FULL else self.size.cases()
+        cases = self.size.cases()
         known = {
             case.name: samples.load(
                 self.where / "samples" / f"{case.name}.json", self.keys[case.name]
@@ -210,7 +225,6 @@ class Study:
             effort={
                 "size": self.size.name,
                 "rounds of each arm": max((len(each.rounds) for each in known.values()), default=0),
-                "guest CPUs": guests.CPUS,
             },
             notes="",
         )

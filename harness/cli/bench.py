@@ -9,6 +9,7 @@ measured again. scripts/bench harness measures the harness itself (see its own -
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,12 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         help="stop after that long; the next run goes on where this one stopped",
     )
+    found.add_argument(
+        "--rounds",
+        metavar="N",
+        type=int,
+        help="timed rounds of each case (quick 2, full 6); more are added to those that are there",
+    )
     found.add_argument("--list", action="store_true", help="name the cases, and measure nothing")
     found.add_argument(
         "--report", action="store_true", help="write the report of what is known; measure nothing"
@@ -62,6 +69,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     log_dir = logs.run_dir("bench")
     size = study.QUICK if options.quick else study.FULL
+    if options.rounds is not None:
+        size = dataclasses.replace(size, rounds=options.rounds)
     mine = study.Study(base, size, log_dir)
     done = True
     if not options.report:
