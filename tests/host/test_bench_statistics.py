@@ -79,7 +79,7 @@ def test_arms_take_turns_forwards_and_backwards() -> None:
 
 def test_no_arm_is_always_early() -> None:
     names = ["a", "b", "c", "d"]
-    places = {name: 0 for name in names}
+    places = dict.fromkeys(names, 0)
     for round_ in range(8):
         for place, name in enumerate(plan.order(names, round_)):
             places[name] += place
