@@ -14,6 +14,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -43,13 +44,27 @@ LOCK_TIMEOUT = 7200.0
 USUAL_TARGETS = 1900
 
 #: Changes whenever what this module does to a kernel changes: old stamps are void then.
-_RECIPE = "1"
+_RECIPE = "2"
 
 #: What to do about an error of the source.
 FIX_IT = "fix it in the worktree and run the same command again"
 
 #: What Kbuild compiles before anything of the kernel itself.
 _FIRST = "kernel/bounds.s"
+
+#: Where an x86 kernel is packed for booting, below the object directory; the object that
+#: includes the packed kernel.
+_PACKED = "arch/x86/boot/compressed"
+_PIGGY = f"{_PACKED}/piggy.o"
+
+#: The compiler cache, but for what is assembled: that may include whole files (.incbin), which
+#: the cache does not look at in its depend mode. It gave back the object that holds the packed
+#: kernel for every kernel of the same packed length, and another kernel was booted.
+_CACHED = """#!/bin/sh
+for last; do :; done
+case $last in *.S) exec "$@" ;; esac
+exec {ccache} "$@"
+"""
 
 _LOG = "skbhome-make.log"
 _STAMP = ".skbhome-kernel.json"
@@ -326,6 +341,8 @@ class Builder:
         stamp_path.unlink(missing_ok=True)
         result = self.configure(steps)
         with steps.step("build") as notes:
+            # Of an earlier build, it may hold whatever the compiler cache took for it.
+            (self.build_dir / _PIGGY).unlink(missing_ok=True)
             made = self.make(["bzImage"], whole=whole)
             hits = "" if shutil.which("ccache") else ", no ccache"
             notes.append(f"{made.targets} targets, {made.cpu:.0f} s of CPU{hits}")
@@ -333,6 +350,7 @@ class Builder:
             self._remember_estimate(made.targets)
         image = self.build_dir / "arch/x86/boot/bzImage"
         vmlinux = self.build_dir / "vmlinux"
+        self._check_image(image)
         facts = {
             "release": (self.build_dir / "include/config/kernel.release").read_text().strip(),
             "compiler": compiler(self.flavour.compiler),
@@ -346,6 +364,24 @@ class Builder:
         }
         stamp.write(stamp_path, inputs, facts)
         return self._kernel(facts)
+
+    def _check_image(self, image: Path) -> None:
+        """See that the image holds the kernel that was packed last.
+
+        Raises:
+            BuildFailed: it is another one.
+        """
+        packed = [
+            path
+            for path in (self.build_dir / _PACKED).glob("vmlinux.bin.*")
+            if not path.name.startswith((".", "vmlinux.bin.all"))
+        ]
+        if packed and not any(path.read_bytes() in image.read_bytes() for path in packed):
+            raise BuildFailed(
+                f"{image} does not hold the kernel that was compiled",
+                log=self.log.with_suffix(".last.log"),
+                hint=f"remove {self.build_dir} and run the same command again",
+            )
 
     def _kernel(self, facts: Mapping[str, Any]) -> Kernel:
         return Kernel(
@@ -406,7 +442,21 @@ class Builder:
         added = cachekey.added_options(self.tree.base.patches)
         hidden = cachekey.unseen(self.tree.path, added)
         known = cachekey.write(self.build_dir / ".config", hidden)
-        return {"CCACHE_IGNOREHEADERS": cachekey.HEADERS, "CCACHE_EXTRAFILES": str(known)}
+        return {
+            "CCACHE_IGNOREHEADERS": cachekey.HEADERS,
+            "CCACHE_EXTRAFILES": str(known),
+            "PATH": f"{self._cached()}:{os.environ['PATH']}",
+        }
+
+    def _cached(self) -> Path:
+        """Return the directory of a ``ccache`` that caches no assembler files."""
+        made = self.build_dir / "skbhome-bin"
+        ccache = shutil.which("ccache")
+        if ccache is not None:
+            made.mkdir(exist_ok=True)
+            stamp.write_atomic(made / "ccache", _CACHED.format(ccache=shlex.quote(ccache)))
+            (made / "ccache").chmod(0o755)
+        return made
 
     def _absorb(self) -> diagnostics.Record:
         """Take over the warnings of the last run's log, even of a run that was interrupted."""

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -299,6 +300,32 @@ def test_the_compiler_cache_is_used_if_it_is_there(lab: Lab) -> None:
     (lab.top / "tools/ccache").chmod(stat.S_IRWXU)
     lab.build()
     assert all("CC=ccache gcc" in call for call in lab.calls())
+
+
+def test_what_is_assembled_is_not_cached(lab: Lab) -> None:
+    """.incbin: the cache does not know what a file takes in."""
+    (lab.top / "tools/ccache").write_text('#!/bin/sh\necho cached "$@"\n')
+    (lab.top / "tools/ccache").chmod(stat.S_IRWXU)
+    kernel = lab.build()
+    shim = kernel.build_dir / "skbhome-bin/ccache"
+    for source, said in (("a.c", "cached echo -c a.c"), ("a.S", "-c a.S")):
+        done = subprocess.run(
+            [shim, "echo", "-c", source], capture_output=True, text=True, timeout=10, check=True
+        )
+        assert done.stdout.strip() == said
+
+
+def test_an_image_with_another_kernel_is_refused(lab: Lab) -> None:
+    packed = lab.trees["patched"].path / "build-default/arch/x86/boot/compressed"
+    packed.mkdir(parents=True)
+    (packed / "piggy.o").write_text("of an earlier kernel")
+    (packed / "vmlinux.bin.gz").write_text("int ")
+    assert lab.build().image.read_text()
+    assert not (packed / "piggy.o").exists()
+    (packed / "vmlinux.bin.gz").write_text("another kernel")
+    lab.file("net/a.c", "int z;\n")
+    with pytest.raises(build.BuildFailed, match="does not hold the kernel"):
+        lab.build()
 
 
 def test_the_number_of_targets_is_remembered_as_an_estimate(lab: Lab) -> None:
