@@ -5,6 +5,7 @@ Everything here works on the program's JSON; nothing touches a machine.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -185,7 +186,7 @@ EVENTS: Mapping[str, str] = {
     "kmem/mm_page_free": "pages freed one by one",
     "kmem/mm_page_free:order > 0": "zone lock: free of several pages",
     "kmem/mm_page_alloc:order > 0": "zone lock: allocation of several pages",
-    "kmem/mm_page_alloc_zone_locked": "pages taken from a zone",
+    "kmem/mm_page_alloc_zone_locked:order == 0": "pages taken from a zone in bulk",
     "kmem/mm_page_pcpu_drain": "pages given back to a zone",
     "sched/sched_wakeup": "wake-ups",
     "sched/sched_switch": "context switches",
@@ -198,33 +199,49 @@ EVENTS: Mapping[str, str] = {
 #: Kernel functions that are counted with a probe, and what each is called here.
 PROBES: Mapping[str, str] = {
     "free_pcppages_bulk": "zone lock: pages given back in bulk",
-    "rmqueue_bulk": "zone lock: pages taken in bulk",
     "native_queued_spin_lock_slowpath": "contended spinlocks",
     "sk_stream_alloc_skb": "skbs that TCP asks for",
 }
 
-#: What together are the takings of a zone's lock.
+#: What together are the takings of a zone's lock, beside the pages that are taken in bulk: the
+#: function that does that is a part of its caller, so that its calls are not to be seen.
 ZONE_LOCK = (
     "zone lock: free of several pages",
     "zone lock: allocation of several pages",
     "zone lock: pages given back in bulk",
-    "zone lock: pages taken in bulk",
 )
+_BULK = EVENTS["kmem/mm_page_alloc_zone_locked:order == 0"]
 
 #: The group that the probes are defined in.
 GROUP = "bench"
 
 
-def events(found: Window) -> dict[str, float]:
+def batch(zoneinfo: str) -> int:
+    """Return how many pages a CPU takes from a zone at a time, from /proc/zoneinfo.
+
+    Raises:
+        BadCounter: it does not say.
+    """
+    found = [int(each) for each in re.findall(r"^\s+batch:\s+(\d+)$", zoneinfo, re.M)]
+    if not found:
+        raise BadCounter("/proc/zoneinfo names no batch")
+    return max(found)
+
+
+def events(found: Window, pages_at_once: int = 1) -> dict[str, float]:
     """Return how often the trace events happened, over all CPUs, by name.
 
     ``zone-lock takings`` sums those that are counted; without all of its parts it is left out.
+
+    Args:
+        pages_at_once: what :func:`batch` returned: so many pages are one taking of the lock.
     """
     raw = found.raw["events"]
     names = {**EVENTS, **{f"{GROUP}/{probe}": name for probe, name in PROBES.items()}}
     counts = {names[event]: float(sum(cpus)) for event, cpus in raw.items() if event in names}
-    if all(part in counts for part in ZONE_LOCK):
+    if all(part in counts for part in (*ZONE_LOCK, _BULK)):
         counts["zone-lock takings"] = sum(counts[part] for part in ZONE_LOCK)
+        counts["zone-lock takings"] += counts[_BULK] / pages_at_once
     return counts
 
 

@@ -184,7 +184,8 @@ def follow(guest: Guest, case: Case, path: Path, events: Sequence[str]) -> Measu
     ]
     where = traces.locality(trace, skb_size=sizes[0], pair_size=sizes[1])
     number = packets(case, path, found)
-    values = {name: 1000 * count / max(number, 1) for name, count in counts.events(found).items()}
+    happened = counts.events(found, counts.batch(guest.vm.read_file("/proc/zoneinfo")))
+    values = {name: 1000 * count / max(number, 1) for name, count in happened.items()}
     known = sum(where.pairs.values())
     if known:
         values["read skbs freed elsewhere, %"] = 100 * (known - where.home) / known

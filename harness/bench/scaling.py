@@ -68,6 +68,7 @@ def run(
                     guest.apply(arm)
                     with networks.network(guest, mine.network) as path:
                         events = measure.define_probes(guest)
+                        batch = counts.batch(guest.vm.read_file("/proc/zoneinfo"))
                         window = measure.run(guest, mine, path, events=events)
                         number = measure.packets(mine, path, window)
                         with counter.following():
@@ -75,7 +76,7 @@ def run(
             except (measure.LoadFailed, GuestCommandFailed, GuestCommandTimeout) as err:
                 progress.say(f"{label} CPUs: {err.what}")
                 continue
-            happened = counts.events(window)
+            happened = counts.events(window, batch)
             found[label] = {
                 "cpus": cpus,
                 "arm": name,
