@@ -146,6 +146,9 @@ def _flows() -> list[Case]:
                 "flows": flows,
                 "tx-threads": min(flows, 4),
                 "rx-threads": min(flows, 4),
+                # Memory for all of them, on a guest that has little.
+                "sndbuf": 65536,
+                "rcvbuf": 65536,
                 "warm": 0.3 if flows < 1000 else 1.0,
             },
             "ip",

@@ -185,6 +185,14 @@ def test_tables_look_up_figures() -> None:
     assert bars.transfers(Table([])).kept is Kept.UNKNOWN
 
 
+def test_units() -> None:
+    assert figures.unit(TUN, "wake-ups") == "per 1,000 packets"
+    assert figures.unit(TUN, "latency p99.9") == "us"
+    assert figures.unit(TUN, "throughput") == "packets/s"
+    assert figures.unit(TUN, figures.TRANSFERS) == "per packet"
+    assert figures.unit(TUN, "tx cache hits, %") == "%"
+
+
 # --- the model ------------------------------------------------------------------
 
 
