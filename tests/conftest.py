@@ -153,6 +153,8 @@ class GuestKey:
     append: tuple[str, ...]
     memory: str
     owner: str
+    #: What a plugin counts in it: "lines", "lines+user" or "instructions"; "" for no plugin.
+    counted: str = ""
 
     @property
     def name(self) -> str:
@@ -161,6 +163,8 @@ class GuestKey:
             parts.append(f"{self.numa}node")
         if self.append:
             parts.append(stamp.digest(self.append)[:6])
+        if self.counted:
+            parts.append(self.counted)
         if self.owner:
             parts.append("own")
         return "-".join(parts)
@@ -170,7 +174,7 @@ def guest_key(item: pytest.Item) -> GuestKey:
     options: dict[str, Any] = {}
     for mark in reversed(list(item.iter_markers("vm"))):  # the closest one last
         options.update(mark.kwargs)
-    unknown = options.keys() - {"cpus", "baseline", "numa", "append", "own", "memory"}
+    unknown = options.keys() - {"cpus", "baseline", "numa", "append", "own", "memory", "counted"}
     if unknown:
         raise pytest.UsageError(f"{item.nodeid}: marker vm has no {', '.join(sorted(unknown))}")
     flavour: str = item.callspec.params["flavour"]  # type: ignore[attr-defined]
@@ -183,6 +187,7 @@ def guest_key(item: pytest.Item) -> GuestKey:
         # The checks of a slow flavour need room for what they remember.
         memory=options.get("memory", "2G" if flavours.get(flavour).slow > 1 else "1G"),
         owner=item.nodeid if options.get("own") else "",
+        counted=options.get("counted", ""),
     )
 
 
@@ -256,6 +261,8 @@ class Guest:
     key: GuestKey
     vm: Any
     kernel: Any
+    #: What counts in it (harness.coherence.Counter), if it was asked for.
+    counter: Any = None
     #: The splats (by their place in the console) that a test has been blamed for.
     reported: set[int] = field(default_factory=set)
     #: Where in the console the first test began: boot is the boot tests' matter.
@@ -342,6 +349,13 @@ class Session:
         log_dir = self.directory / f"guest-{self._boots:02}-{key.name}"
         log_dir.mkdir(parents=True, exist_ok=True)
         options = VmOptions(cpus=key.cpus, memory=key.memory, numa=key.numa, append=key.append)
+        recorder = None
+        if key.counted:
+            from harness.coherence import Recorder
+
+            what, _, user = key.counted.partition("+")
+            recorder = Recorder(log_dir / "counted", what=what, user=user == "user")
+            options = recorder.prepare(options)
         for attempt in range(1, BOOT_ATTEMPTS + 1):
             try:
                 vm = self._stack.enter_context(boot(kernel, options, log_dir=log_dir))
@@ -360,7 +374,8 @@ class Session:
                 log_dir.mkdir(exist_ok=True)
         self._accel.add(vm.accel)
         self._say(f"guest {key.name} up in {vm.boot_seconds:.1f} s ({vm.accel})")
-        self.guest = Guest(key, vm, kernel)
+        counter = recorder.attach(vm) if recorder is not None else None
+        self.guest = Guest(key, vm, kernel, counter)
         return self.guest
 
     def facts(self) -> dict[str, Any]:

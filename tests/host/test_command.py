@@ -81,6 +81,13 @@ def test_nodes_are_sockets_where_the_cpus_can_be_divided(monkeypatch: pytest.Mon
     assert "-smp" not in assembled(monkeypatch, kvm=False, cpus=5, numa=2, memory="2G")
 
 
+def test_arguments_for_qemu_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("-plugin", "/lib/x.so,out=/tmp")
+    words = assembled(monkeypatch, kvm=False, qemu_args=given)
+    assert tuple(words[-2:]) == given
+    assert words.index("--qemu-opts") < len(words) - 2
+
+
 # --- the agent -----------------------------------------------------------------------
 
 

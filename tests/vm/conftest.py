@@ -25,6 +25,12 @@ def quiet(lab: Lab) -> Iterator[Lab]:
 
 
 @pytest.fixture
+def counter(guest: Any) -> Any:
+    """What counts in a guest that the marker `vm(counted=…)` asked for."""
+    return guest.counter
+
+
+@pytest.fixture
 def memo(request: pytest.FixtureRequest) -> dict[Any, Any]:
     """What tests keep for others of the run."""
     kept: dict[Any, Any] = request.config.skbhome.memo
