@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.bench import figures
 from harness.bench.figures import Figure, Table
+from harness.bench.statistics import Verdict
 from harness.bench.workloads import Case
 
 #: The arms that a user of the series runs; the bars are about them.
@@ -61,6 +62,11 @@ def _judge(any_figure: bool, misses: Sequence[str]) -> Kept:
     if misses:
         return Kept.MISSED
     return Kept.KEPT if any_figure else Kept.UNKNOWN
+
+
+def _enough(among: Sequence[Figure]) -> bool:
+    """Tell whether there are figures, all of enough rounds to say something."""
+    return bool(among) and all(each.verdict != Verdict.UNKNOWN.value for each in among)
 
 
 def reads(table: Table, cases: Mapping[str, Case]) -> Bar:
@@ -129,11 +135,11 @@ def throughput(table: Table) -> Bar:
         + (f"workloads {', '.join(map(str, where))}" if where else "no workload")
     )
     misses = [*(_name(each) for each in sure)]
-    if mine and len(where) < 2:
+    if _enough(mine) and len(where) < 2:
         misses.append(f"above 1.05 in {len(where)} workloads, not in two")
     return Bar(
         "The throughput's ratio is never below 0.98, and above 1.05 in at least two workloads",
-        _judge(bool(mine), misses),
+        _judge(_enough(mine), misses),
         told if mine else "not measured",
         tuple(misses),
         "Times under an emulator: no caches, so what the series saves hardly shows in them.",
@@ -155,7 +161,7 @@ def udp(table: Table) -> Bar:
     told = ", ".join(_name(each) for each in mine) or "not measured"
     return Bar(
         "Workload 5 at limit 64: slower in no size and no direction",
-        _judge(bool(mine), [each.case for each in bad]),
+        _judge(_enough(mine), [each.case for each in bad]),
         told,
         tuple(_name(each) for each in bad),
     )

@@ -120,6 +120,7 @@ def _nets(guest: Runner, spec: Network, name: str) -> Iterator[Path]:
         if spec.kind == "lo":
             yield Path(name, name, "127.0.0.1", "lo", "lo")
         else:
+            guest.sh(f"ip -n {name}-tx route add 239.0.0.0/8 dev tx")
             yield Path(f"{name}-tx", f"{name}-rx", "10.9.0.2", "tx", "rx")
     finally:
         guest.sh(f"{script} down {name}", check=False)

@@ -145,6 +145,12 @@ def test_workload_5_is_slower_nowhere() -> None:
     assert bar(facts(samples(ratio=0.9)), "Workload 5")["kept"] == "MISSED"
 
 
+def test_two_rounds_keep_no_bar() -> None:
+    found = facts(samples(ratio=0.5, rounds=2))
+    for start in ("Workload 5", "The throughput"):
+        assert bar(found, start)["kept"] == "not shown"
+
+
 def test_without_figures_no_bar_is_kept() -> None:
     for each in facts(Samples())["bars"]:
         assert each["kept"] == Kept.UNKNOWN.value, each
