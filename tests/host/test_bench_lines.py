@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -93,7 +94,7 @@ class Process:
 
     def wait(self, limit: float) -> Any:
         class Done:
-            stdout = '{"error": "%s"}' % self.error
+            stdout = json.dumps({"error": self.error})
             stderr = ""
 
         return Done()
