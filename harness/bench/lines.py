@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import progress
+from harness import coherence, progress
 from harness.bench import arms, figures, measure, networks
 from harness.bench.arms import APPEND, Arm, Kind
 from harness.bench.guests import CPUS, MEMORY, Guest
@@ -33,6 +33,12 @@ SECTIONS = 2
 
 #: Functions that a profile keeps.
 _TOP = 40
+
+
+def inputs() -> list[str | bytes | Path]:
+    """Return what decides what is counted, beside the case: the plugin's sources and sizes."""
+    here = Path(coherence.__file__).parent
+    return [f"{WARM} {SECONDS} {SECTIONS}", *sorted(here.glob("*.[ch]"))]
 
 
 @contextmanager
@@ -120,8 +126,8 @@ def mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def simulate(
     kernels: Mapping[bool, KernelImage],
     cases: Sequence[Case],
-    known: Callable[[Case], Samples],
-    keep: Callable[[Case, Samples], None],
+    known: Callable[[Case], dict[str, Any]],
+    keep: Callable[[Case, Mapping[str, Any]], None],
     log_dir: Path,
     in_time: Callable[[], None],
 ) -> None:
@@ -129,6 +135,7 @@ def simulate(
 
     Args:
         kernels: the baseline (True) and the patched one (False).
+        known, keep: return and keep what was counted of a case, arm by arm.
         in_time: raises if there is no more time; called before each arm.
 
     Raises:
@@ -141,7 +148,7 @@ def simulate(
             for case in cases
             if case.lines
             for arm in (arms.BY_NAME[name] for name in ARMS if name in case.arms)
-            if arm.kind == kind and arm.name not in known(case).lines
+            if arm.kind == kind and arm.name not in known(case)
         ]
         if not todo:
             continue
@@ -154,12 +161,13 @@ def simulate(
             for at, (case, arm) in enumerate(todo, 1):
                 in_time()
                 line.update(f"{kind}: {at} of {len(todo)}, {case.name}, {arm.name}")
-                samples = known(case)
+                found = known(case)
                 try:
-                    samples.lines[arm.name] = _arm(guest, counter, case, arm)
+                    found[arm.name] = _arm(guest, counter, case, arm)
                 except (measure.LoadFailed, GuestCommandFailed, GuestCommandTimeout) as err:
-                    samples.failures.append(f"{arm.name}, simulation: {err.what}")
-                keep(case, samples)
+                    progress.say(f"simulation of {case.name}, {arm.name}: {err.what}")
+                    continue
+                keep(case, found)
         progress.say(f"simulated {kind}: {progress.seconds(time.monotonic() - started)}")
 
 

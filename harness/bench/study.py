@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,18 @@ from harness.bench import (
 from harness.bench.guests import Guests
 from harness.bench.measure import LoadFailed
 from harness.bench.runner import Effort, OutOfTime, Runner
+from harness.bench.samples import Samples
 from harness.bench.workloads import Case
 from harness.build import Kernel
 from harness.errors import HarnessError
 from harness.vm import GuestCommandFailed, GuestCommandTimeout
+
+#: What a run consists of: timed and traced runs of workloads 1 to 6, workload 7, simulations of
+#: cache lines, and those of workload 2 on guests of more CPUs.
+PARTS = ("runs", "idle", "lines", "scaling")
+
+#: Names of workload 7.
+_IDLE = ("7", "idle")
 
 
 @dataclass(frozen=True)
@@ -113,58 +121,66 @@ class Study:
             return cases
         return [case for case in cases if any(_matches(case, each) for each in only)]
 
-    def run(self, only: Sequence[str], *, minutes: float | None, with_idle: bool) -> bool:
+    def run(
+        self, only: Sequence[str], *, minutes: float | None, parts: Collection[str] = PARTS
+    ) -> bool:
         """Measure what is missing; tell whether all of it is there.
 
         Args:
+            only: cases, as :meth:`chosen` takes them.
             minutes: how long it may take; what is missing then is for the next run.
+            parts: of :data:`PARTS`; two runs of different ones do not disturb each other's files.
 
         Raises:
             HarnessError: a guest does not come up or is gone.
         """
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        cases = self.chosen(only)
-        try:
-            with Guests(self._images(), self.log_dir) as booted:
-                runner = Runner(booted, self.where, self.keys, deadline=deadline)
-                runner.run(cases, Effort(self.size.rounds, self.size.traced))
-                if with_idle:
-                    self._idle(booted, deadline)
-            if self.size.lines:
-                self._lines(cases, deadline)
-        except OutOfTime:
-            return False
-        return True
-
-    def _lines(self, cases: Sequence[Case], deadline: float | None) -> None:
-        def file(case: Case) -> Path:
-            return self.where / "samples" / f"{case.name}.json"
 
         def in_time() -> None:
             if deadline is not None and time.monotonic() > deadline:
                 raise OutOfTime
 
-        lines.simulate(
-            self.kernels,
-            cases,
-            lambda case: samples.load(file(case), self.keys[case.name]),
-            lambda case, known: samples.save(file(case), self.keys[case.name], known),
-            self.log_dir,
-            in_time,
-        )
-        if any(case.workload == 2 for case in cases):
-            scaling.run(
-                self.kernels, self._scaling_file(), self._scaling_key(), self.log_dir, in_time
-            )
+        cases = self.chosen(only)
+        try:
+            with Guests(self.kernels, self.log_dir) as booted:
+                if "runs" in parts:
+                    runner = Runner(booted, self.where, self.keys, deadline=deadline)
+                    # All cases get some rounds before any gets more.
+                    for rounds in (*range(2, self.size.rounds, 2), self.size.rounds):
+                        runner.run(cases, Effort(rounds, self.size.traced))
+                if "idle" in parts and (not only or any(each in _IDLE for each in only)):
+                    self._idle(booted, in_time)
+            if "lines" in parts and self.size.lines:
+                lines.simulate(
+                    self.kernels, cases, self.lines_of, self._keep_lines, self.log_dir, in_time
+                )
+            if "scaling" in parts and self.size.lines and any(c.workload == 2 for c in cases):
+                scaling.run(
+                    self.kernels, self._scaling_file(), self._scaling_key(), self.log_dir, in_time
+                )
+        except OutOfTime:
+            return False
+        return True
+
+    # --- simulations
+
+    def lines_of(self, case: Case) -> dict[str, Any]:
+        """Return what was simulated of a case, by arm."""
+        found = stamp.read(self.where / "lines" / f"{case.name}.json")
+        known = found is not None and found[0] == self._lines_key(case)
+        return dict(found[1]) if found is not None and known else {}
+
+    def _keep_lines(self, case: Case, known: Mapping[str, Any]) -> None:
+        stamp.write(self.where / "lines" / f"{case.name}.json", self._lines_key(case), known)
+
+    def _lines_key(self, case: Case) -> str:
+        return stamp.digest([self.keys[case.name], *lines.inputs()])
 
     def _scaling_file(self) -> Path:
         return self.where / "samples" / "scaling.json"
 
     def _scaling_key(self) -> str:
         return stamp.digest([self.keys.get("flows-128", ""), repr(scaling.case(4))])
-
-    def _images(self) -> Mapping[bool, Kernel]:
-        return self.kernels
 
     # --- workload 7
 
@@ -177,7 +193,7 @@ class Study:
     def _idle_file(self) -> Path:
         return self.where / "samples" / "idle.json"
 
-    def _idle(self, booted: Guests, deadline: float | None) -> None:
+    def _idle(self, booted: Guests, in_time: Callable[[], None]) -> None:
         known = self.idle_runs()
         key = f"{self.keys[idle.CASE.name]} {self.size.idle}"
         chosen = [each for each in idle.CASE.arms if not self.size.arms or each in self.size.arms]
@@ -186,8 +202,7 @@ class Study:
             for name in names:
                 if len(known.get(name, [])) > round_:
                     continue
-                if deadline is not None and time.monotonic() > deadline:
-                    raise OutOfTime
+                in_time()
                 arm = arms.BY_NAME[name]
                 guest = booted.get(arm.kind)
                 guest.apply(arm)
@@ -207,12 +222,7 @@ class Study:
     def facts(self) -> dict[str, Any]:
         """Return all that is known, for the report."""
         cases = self.size.cases()
-        known = {
-            case.name: samples.load(
-                self.where / "samples" / f"{case.name}.json", self.keys[case.name]
-            )
-            for case in cases
-        }
+        known = {case.name: self._known(case) for case in cases}
         return report.facts(
             base=self.base.name,
             environment=self.environment,
@@ -228,6 +238,12 @@ class Study:
             },
             notes="",
         )
+
+    def _known(self, case: Case) -> Samples:
+        path = self.where / "samples" / f"{case.name}.json"
+        found = samples.load(path, self.keys[case.name])
+        found.lines = self.lines_of(case)
+        return found
 
     def write(self, facts: Mapping[str, Any], directory: Path, stem: str) -> list[Path]:
         """Write the report as Markdown, JSON and plots, and return the files."""
@@ -254,7 +270,7 @@ def check(only: Sequence[str]) -> None:
     """
     names = [case.name for case in workloads.all_cases()]
     for wanted in only:
-        if wanted in ("7", "idle"):
+        if wanted in _IDLE:
             continue
         if not any(_matches(case, wanted) for case in workloads.all_cases()):
             raise _unknown(wanted, names)

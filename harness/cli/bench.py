@@ -45,6 +45,14 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         help="timed rounds of each case (quick 2, full 6); more are added to those that are there",
     )
+    found.add_argument(
+        "--part",
+        action="append",
+        choices=study.PARTS,
+        default=[],
+        help="this part alone (timed and traced runs, idle connections, simulations); may be given "
+        "several times, and several runs of different parts may run at the same time",
+    )
     found.add_argument("--list", action="store_true", help="name the cases, and measure nothing")
     found.add_argument(
         "--report", action="store_true", help="write the report of what is known; measure nothing"
@@ -74,8 +82,8 @@ def main(argv: Sequence[str]) -> int:
     mine = study.Study(base, size, log_dir)
     done = True
     if not options.report:
-        with_idle = not options.only or any(each in ("7", "idle") for each in options.only)
-        done = mine.run(options.only, minutes=options.minutes, with_idle=with_idle)
+        parts = options.part or study.PARTS
+        done = mine.run(options.only, minutes=options.minutes, parts=parts)
     facts = mine.facts()
     _written(mine.write(facts, mine.where, "report"))
     if options.keep:

@@ -24,8 +24,8 @@ class Study:
         self.written: list[str] = []
         STUDIES.append(self)
 
-    def run(self, only: Any, *, minutes: float | None, with_idle: bool) -> bool:
-        self.asked.append((list(only), minutes, with_idle))
+    def run(self, only: Any, *, minutes: float | None, parts: Any) -> bool:
+        self.asked.append((list(only), minutes, tuple(parts)))
         return minutes is None
 
     def facts(self) -> dict[str, Any]:
@@ -50,13 +50,13 @@ def test_a_run_writes_its_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["v5.10", "--quick"]) == 0
     (mine,) = STUDIES
     assert mine.size == study.QUICK
-    assert mine.asked == [([], None, True)] and mine.written == ["report"]
+    assert mine.asked == [([], None, study.PARTS)] and mine.written == ["report"]
     assert "kept       a bar: 1 of 1" in capsys.readouterr().out
 
 
 def test_out_of_time_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["v5.10", "--minutes", "1", "--only", "5"]) == 1
-    assert STUDIES[0].asked == [(["5"], 1.0, False)]
+    assert STUDIES[0].asked == [(["5"], 1.0, study.PARTS)]
     assert "goes on from here" in capsys.readouterr().err
 
 
@@ -67,9 +67,9 @@ def test_the_report_alone(tmp_path: Path) -> None:
 
 
 def test_rounds_as_asked_for() -> None:
-    cli.main(["v5.10", "--rounds", "3", "--only", "idle"])
+    cli.main(["v5.10", "--rounds", "3", "--only", "idle", "--part", "idle"])
     assert STUDIES[0].size.rounds == 3
-    assert STUDIES[0].asked == [(["idle"], None, True)]
+    assert STUDIES[0].asked == [(["idle"], None, ("idle",))]
 
 
 def test_a_name_that_is_none_is_refused() -> None:
