@@ -132,6 +132,8 @@ def as_markdown(found: Mapping[str, Any], plots: Sequence[tuple[str, str]] = ())
         plots: file name and what it shows, of the plots beside the report.
     """
     lines = [f"# {found['title']}", "", *_head(found), "", *_bars(found["bars"]), ""]
+    if found["notes"]:
+        lines += ["## What stands behind them", "", found["notes"].strip(), ""]
     for name, what in plots:
         lines += [f"![{what}]({name})", ""]
     by_name = {(each["case"], each["arm"], each["metric"]): each for each in found["figures"]}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import build, guesttools, progress, stamp
+from harness import build, guesttools, paths, progress, stamp
 from harness.bases import Base
 from harness.bench import (
     arms,
@@ -236,7 +236,7 @@ class Study:
                 "size": self.size.name,
                 "rounds of each arm": max((len(each.rounds) for each in known.values()), default=0),
             },
-            notes="",
+            notes=_notes(self.base),
         )
 
     def _known(self, case: Case) -> Samples:
@@ -256,6 +256,12 @@ class Study:
         stamp.write_atomic(files[0], report.as_json(facts))
         stamp.write_atomic(files[1], text)
         return [*files, *(path for path, _ in drawn)]
+
+
+def _notes(base: Base) -> str:
+    """Return what a person has found out about the figures: docs/bench-BASE.notes.md."""
+    path = paths.ROOT / "docs" / f"bench-{base.name}.notes.md"
+    return path.read_text() if path.is_file() else ""
 
 
 def _matches(case: Case, wanted: str) -> bool:

@@ -68,6 +68,7 @@ def facts(known: Samples, **more: Any) -> dict[str, Any]:
         profiles=more.get("profiles", {}),
         model=more.get("model", {}),
         effort={"rounds": 6},
+        notes=more.get("notes", ""),
     )
 
 
@@ -189,6 +190,11 @@ def test_tables_look_up_figures() -> None:
     assert table.get(TUN.name, "off", "throughput") is not None
     assert table.get(TUN.name, "rx", "throughput") is None
     assert bars.transfers(Table([])).kept is Kept.UNKNOWN
+
+
+def test_a_persons_words_stand_with_the_bars() -> None:
+    text = report.as_markdown(facts(samples(), notes="The list is full because ...\n"))
+    assert text.index("## Bars") < text.index("The list is full") < text.index("## Workload 1")
 
 
 def test_units() -> None:
