@@ -9,7 +9,8 @@
 A stage is one of the other commands, with a time limit and a log. What passed is not run again
 until something that it speaks for changes: the patches, the tests, the configuration, the
 compiler, the kernel. What failed, or was ended, is. The report, build/proof/BASE/report.md and
-report.json, is written anew after each stage.
+report.json, is written anew after each stage. A report that was kept in docs/ counts as well, so
+that a proof can be gathered on several machines.
 
 Exit status: 0 if all stages that were asked for passed or do not apply here, else 1.
 """
@@ -28,7 +29,7 @@ from harness import accel, bases, lock, paths, progress, stamp
 from harness.cli import _main
 from harness.proof import stages
 from harness.proof.results import Result, Verdict
-from harness.proof.runner import Proof
+from harness.proof.runner import Proof, kept
 from harness.proof.stages import Stage
 
 #: A seed that is drawn is below this.
@@ -115,11 +116,8 @@ def _copies(proof: Proof, options: argparse.Namespace) -> None:
     if options.json is not None:
         stamp.write_atomic(options.json, text)
     if options.keep:
-        docs = paths.ROOT / "docs"
-        stamp.write_atomic(docs / f"proof-{proof.base.name}.json", text)
-        stamp.write_atomic(
-            docs / f"proof-{proof.base.name}.md", (proof.directory / "report.md").read_text()
-        )
+        stamp.write_atomic(kept(proof.base), text)
+        stamp.write_atomic(kept(proof.base, ".md"), (proof.directory / "report.md").read_text())
 
 
 if __name__ == "__main__":

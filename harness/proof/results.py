@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Mapping
@@ -41,6 +42,7 @@ class Result:
         kernels: those that it ran, as :func:`harness.proof.inputs.kernels` gives them.
         notes: what else a reader must know: the seed, the accelerator.
         details: more for the JSON report.
+        key: the digest of all that it speaks for (:func:`harness.proof.inputs.key`).
         known: it is of an earlier run.
     """
 
@@ -56,6 +58,7 @@ class Result:
     kernels: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    key: str = ""
     known: bool = False
 
     @property
@@ -74,9 +77,9 @@ class Result:
         return {**asdict(self), "verdict": self.verdict.value}
 
 
-def save(path: Path, key: str, result: Result) -> None:
-    """Keep a result that speaks for what ``key`` is a digest of."""
-    stamp.write(path, key, result.describe())
+def save(path: Path, result: Result) -> None:
+    """Keep a result; ``result.key`` says what it speaks for."""
+    stamp.write(path, result.key, result.describe())
 
 
 def load(path: Path, key: str) -> Result | None:
@@ -84,13 +87,31 @@ def load(path: Path, key: str) -> Result | None:
     found = stamp.read(path)
     if found is None or found[0] != key:
         return None
-    facts = found[1]
+    return _restored(found[1], key)
+
+
+def from_report(path: Path, name: str, key: str) -> Result | None:
+    """Return what a report of another clone or machine says of a stage, if it is for this key.
+
+    Args:
+        path: the JSON that ``scripts/prove --keep`` wrote; it need not exist.
+        name: the stage's.
+    """
+    try:
+        stages = json.loads(path.read_text())["stages"]
+        facts: dict[str, Any] = next((each for each in stages if each["stage"] == name), {})
+        return _restored(facts, key) if facts.get("key") == key else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _restored(facts: Mapping[str, Any], key: str) -> Result | None:
     try:
         rows = ("failures", "unsteady", "skipped", "kernels", "notes")
         given: dict[str, Any] = {name: tuple(facts[name]) for name in rows}
         for name in ("why", "counts", "seconds", "when", "log", "details"):
             given[name] = facts[name]
-        return Result(verdict=Verdict(facts["verdict"]), known=True, **given)
+        return Result(verdict=Verdict(facts["verdict"]), key=key, known=True, **given)
     except (KeyError, ValueError, TypeError):
         return None
 

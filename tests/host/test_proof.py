@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -522,12 +523,34 @@ def test_names_that_begin_like_a_directory_of_ours_stay(lab: Lab) -> None:
 
 def test_a_result_with_something_missing_counts_for_nothing(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
-    results.save(file, "key", Result(Verdict.PASSED, counts={"passed": 1}))
-    assert results.load(file, "key") == Result(Verdict.PASSED, counts={"passed": 1}, known=True)
+    passed = Result(Verdict.PASSED, counts={"passed": 1}, key="key")
+    results.save(file, passed)
+    assert results.load(file, "key") == replace(passed, known=True)
     assert results.load(file, "another") is None
     for old, new in (('"passed"', '"perhaps"'), ('"counts"', '"counted"')):
         file.write_text(file.read_text().replace(old, new, 1))
         assert results.load(file, "key") is None
+
+
+def test_a_report_that_was_kept_counts_where_nothing_else_is_known(lab: Lab) -> None:
+    assert command(lab, "--only", "series", "--only", "host", "--keep") == 0
+    lab.ran()
+    shutil.rmtree(lab.top / "build/proof")
+    lab.plan["host"]["status"] = 1
+    assert not {"series", "host"} & lab.stale()
+    # What is known here goes first, and what is about something else counts for nothing.
+    assert command(lab, "--only", "host", "--again") == 1
+    assert "host" in lab.ran()
+    assert lab.proof().known["host"].verdict is Verdict.FAILED
+    (lab.top / "harness/bases.py").write_text("another")
+    assert "series" in lab.stale()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"stages": [1]}', '{"stages": [{"stage": "series"}]}'])
+def test_a_kept_report_that_cannot_be_read(lab: Lab, text: str) -> None:
+    (lab.top / "docs").mkdir()
+    (lab.top / "docs/proof-v5.10.json").write_text(text)
+    assert "series" in lab.stale()
 
 
 # --- the command ---------------------------------------------------------------------------
