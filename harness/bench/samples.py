@@ -15,6 +15,9 @@ from harness.bench.workloads import Case
 #: Raised when what is measured, or how it is read, changes: earlier samples are void then.
 _RECIPE = "1"
 
+#: What tells one kernel from another.
+_FACTS = ("release", "series", "config_sha256", "image")
+
 
 @dataclass
 class Samples:
@@ -49,7 +52,8 @@ def key(case: Case, kernels: Mapping[str, Any], machine: str) -> str:
     """Return a digest of all that decides what a case measures.
 
     Args:
-        kernels: what the kernels say of themselves, by arm (:meth:`Kernel.describe`).
+        kernels: what the kernels say of themselves, by arm: :meth:`Kernel.describe`, and ``image``,
+            a digest of what is booted.
         machine: what the guests run on: accelerator, CPUs of the host and of the guest.
     """
     programs = [
@@ -62,7 +66,7 @@ def key(case: Case, kernels: Mapping[str, Any], machine: str) -> str:
     words += [repr(sorted(BY_NAME[name].settings.items())) for name in case.arms]
     words += [repr(sorted(counts.EVENTS)), repr(sorted(counts.PROBES)), str(measure.TRACED)]
     for name, facts in sorted(kernels.items()):
-        words += [name, *(str(facts[each]) for each in ("release", "series", "config_sha256"))]
+        words += [name, *(str(facts[each]) for each in _FACTS)]
     return stamp.digest([*words, machine, *programs])
 
 

@@ -107,7 +107,10 @@ class Study:
             guesttools.tool(tool)
         self.environment = environment.describe(self.kernels)
         facts = {
-            ("baseline" if baseline else "patched"): kernel.describe()
+            ("baseline" if baseline else "patched"): {
+                **kernel.describe(),
+                "image": stamp.digest([kernel.image]),
+            }
             for baseline, kernel in self.kernels.items()
         }
         host = " ".join(str(self.environment[each]) for each in ("accelerator", "host", "guests"))

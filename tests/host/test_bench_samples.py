@@ -21,8 +21,8 @@ pytestmark = pytest.mark.host
 
 CASE = dataclasses.replace(workloads.all_cases()[0], name="x", arms=("off", "off-again", "defer"))
 KERNELS = {
-    "baseline": {"release": "5.10.1", "series": "", "config_sha256": "c"},
-    "patched": {"release": "5.10.1", "series": "s1", "config_sha256": "c"},
+    "baseline": {"release": "5.10.1", "series": "", "config_sha256": "c", "image": "i"},
+    "patched": {"release": "5.10.1", "series": "s1", "config_sha256": "c", "image": "i"},
 }
 
 
@@ -130,13 +130,15 @@ def test_a_key_speaks_for_kernels_case_and_machine() -> None:
     assert key == samples.key(CASE, KERNELS, "TCG")
     patched = {**KERNELS, "patched": {**KERNELS["patched"], "series": "s2"}}
     wider = dataclasses.replace(CASE, load={**CASE.load, "size": 9})
+    image = {**KERNELS, "baseline": {**KERNELS["baseline"], "image": "j"}}
     others = [
+        samples.key(CASE, image, "TCG"),
         samples.key(CASE, patched, "TCG"),
         samples.key(CASE, KERNELS, "KVM"),
         samples.key(wider, KERNELS, "TCG"),
         samples.key(dataclasses.replace(CASE, arms=("off",)), KERNELS, "TCG"),
     ]
-    assert key not in others and len(set(others)) == 4
+    assert key not in others and len(set(others)) == 5
 
 
 def test_a_broken_file_counts_for_nothing(tmp_path: Path) -> None:
