@@ -64,6 +64,8 @@ def arguments(case: Case, path: Path, **more: object) -> list[str]:
         **case.load,
         "tx-netns": path.tx_netns,
         "rx-netns": path.rx_netns,
+        "tx-dev": path.device,
+        "rx-dev": path.rx_device,
         "timeout": _LIMIT,
         **more,
     }

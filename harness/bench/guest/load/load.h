@@ -24,6 +24,7 @@ extern struct options {
 	const char *addr;
 	int port;
 	const char *tx_netns, *rx_netns;
+	const char *tx_dev, *rx_dev;	/* for groups */
 	struct cpus tx_cpus, rx_cpus, burn, cyclic;
 	int flows, tx_threads, rx_threads, listeners;
 	int size, mss, rcvbuf, sndbuf;

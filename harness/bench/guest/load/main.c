@@ -30,7 +30,7 @@
 #include "load.h"
 
 struct options opt = {
-	.addr = "127.0.0.1", .port = 7900, .flows = 1, .tx_threads = 1,
+	.addr = "127.0.0.1", .port = 7900, .tx_dev = "lo", .rx_dev = "lo", .flows = 1, .tx_threads = 1,
 	.rx_threads = 1, .listeners = 1, .size = 400, .warm = 0.2,
 	.seconds = 1, .burst = 1, .looks = 1, .timeout = 60,
 };
@@ -225,7 +225,7 @@ enum {
 	OPT_MODE = 1, OPT_ADDR, OPT_PORT, OPT_TXNS, OPT_RXNS, OPT_TXCPU, OPT_RXCPU, OPT_FLOWS,
 	OPT_TXTHREADS, OPT_RXTHREADS, OPT_LISTENERS, OPT_SIZE, OPT_MSS, OPT_RCVBUF, OPT_SNDBUF,
 	OPT_NORX, OPT_GAP, OPT_BURST, OPT_WARM, OPT_SECONDS, OPT_REST, OPT_LOOKS, OPT_FILE,
-	OPT_EVENT, OPT_BEGIN, OPT_END, OPT_BURN, OPT_CYCLIC, OPT_TIMEOUT,
+	OPT_TXDEV, OPT_RXDEV, OPT_EVENT, OPT_BEGIN, OPT_END, OPT_BURN, OPT_CYCLIC, OPT_TIMEOUT,
 };
 
 static const struct option options[] = {
@@ -243,6 +243,7 @@ static const struct option options[] = {
 	{ "file", 1, NULL, OPT_FILE },		{ "event", 1, NULL, OPT_EVENT },
 	{ "begin", 1, NULL, OPT_BEGIN },		{ "end", 1, NULL, OPT_END },
 	{ "burn", 1, NULL, OPT_BURN },		{ "cyclic", 1, NULL, OPT_CYCLIC },
+	{ "tx-dev", 1, NULL, OPT_TXDEV },		{ "rx-dev", 1, NULL, OPT_RXDEV },
 	{ "timeout", 1, NULL, OPT_TIMEOUT },	{ NULL, 0, NULL, 0 },
 };
 
@@ -268,6 +269,8 @@ static void parse(int argc, char **argv)
 		case OPT_PORT: opt.port = number(optarg); break;
 		case OPT_TXNS: opt.tx_netns = optarg; break;
 		case OPT_RXNS: opt.rx_netns = optarg; break;
+		case OPT_TXDEV: opt.tx_dev = optarg; break;
+		case OPT_RXDEV: opt.rx_dev = optarg; break;
 		case OPT_TXCPU: cpu_list(&opt.tx_cpus, optarg); break;
 		case OPT_RXCPU: cpu_list(&opt.rx_cpus, optarg); break;
 		case OPT_FLOWS: opt.flows = number(optarg); break;

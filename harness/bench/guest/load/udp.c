@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <net/if.h>
 #include <netinet/udp.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -62,7 +63,7 @@ static void *binder(void *unused)
 		if (is_group(&to)) {
 			struct ip_mreqn group = { .imr_multiaddr = to.sin_addr };
 
-			group.imr_ifindex = 2;	/* the device beside the loopback */
+			group.imr_ifindex = if_nametoindex(opt.rx_dev);
 			if (setsockopt(fd, IPPROTO_IP, IP_ADD_MEMBERSHIP, &group,
 				       sizeof(group)))
 				die("joining %s: %s", opt.addr, strerror(errno));
@@ -133,7 +134,9 @@ static void *sender(void *arg)
 		if (opt.sndbuf)
 			set(fd, SOL_SOCKET, SO_SNDBUFFORCE, opt.sndbuf);
 		if (is_group(&to)) {
-			struct ip_mreqn group = { .imr_ifindex = 2 };
+			struct ip_mreqn group = {
+				.imr_ifindex = if_nametoindex(opt.tx_dev),
+			};
 			int no = 0;
 
 			setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &group, sizeof(group));
