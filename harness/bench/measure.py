@@ -169,9 +169,17 @@ def follow(guest: Guest, case: Case, path: Path, events: Sequence[str]) -> Measu
     dump = f"{guesttools.tool('ringdump')} {_TRACING} {' '.join(_TRACED)}"
     seconds = TRACED
     for _ in range(4):
-        guest.sh(f"{script} start {_TRACE_KIB}")
         try:
-            found = run(guest, case, path, events=events, warm=0.05, seconds=seconds, rest=_DRAINED)
+            found = run(
+                guest,
+                case,
+                path,
+                events=events,
+                seconds=seconds,
+                rest=_DRAINED,
+                begin=f"{script} start {_TRACE_KIB}",
+                end=f"{script} stop",
+            )
         finally:
             shown = guest.sh(f"{script} stop; {dump}; {script} clear", timeout=120)
         trace = traces.parse_raw(shown)

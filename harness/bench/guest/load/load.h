@@ -79,6 +79,7 @@ void meter_open(void);
 void meter_look(void);		/* one reading of everything */
 void meter_begin(void);
 void meter_end(void);
+void meter_close(void);		/* all traffic has ended */
 void meter_report(FILE *to);
 
 #endif

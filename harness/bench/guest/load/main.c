@@ -4,7 +4,9 @@
  *
  * Every socket is made, the traffic starts, --warm seconds pass, counters are
  * read, --seconds later they are read again, and all ends. So neither a
- * program's start nor its end is in what was counted. Prints one JSON object.
+ * program's start nor its end is in what was counted. A command may be run
+ * before the window (--begin), and one when all is over (--end, --rest seconds
+ * after the traffic). Prints one JSON object.
  *
  * The modes: stream (TCP, one way), rr (TCP, a request and its answer), udp
  * (one way; to a group if the address is one), idle (TCP connections that
@@ -371,6 +373,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < spawned; i++)
 		pthread_join(threads[i].thread, NULL);
 	rest(opt.rest);
+	meter_close();
 
 	printf("{\"seconds\": %.6f, ", (ended - began) / 1e9);
 	report_histogram("latency", &latency);

@@ -207,6 +207,10 @@ void meter_end(void)
 	mark_stop();
 	read_events(true);
 	meter_look();
+}
+
+void meter_close(void)
+{
 	run(end_command);
 }
 
