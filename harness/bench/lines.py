@@ -8,6 +8,7 @@ guest alone, so no times are taken, and arms need not take turns.
 from __future__ import annotations
 
 import time
+from collections import Counter as Counter_
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,18 @@ from harness import coherence, progress
 from harness.bench import arms, figures, measure, networks
 from harness.bench.arms import APPEND, Arm, Kind
 from harness.bench.guests import CPUS, MEMORY, Guest
+from harness.bench.measure import LoadFailed
 from harness.bench.samples import Samples
 from harness.bench.workloads import Case
 from harness.coherence import Counter, Counts, Recorder
-from harness.vm import GuestCommandFailed, GuestCommandTimeout, KernelImage, VmOptions, boot
+from harness.vm import (
+    GuestCommandFailed,
+    GuestCommandTimeout,
+    GuestError,
+    KernelImage,
+    VmOptions,
+    boot,
+)
 
 #: Arms that are simulated: the base, the series as it comes, and its parts.
 ARMS = ("off", "rx+tx", "defer", "defer+tx", "threads", "limit-0")
@@ -30,6 +39,9 @@ WARM, SECONDS = 0.8, 1.0
 
 #: Sections for each arm, of which the mean is reported.
 SECTIONS = 2
+
+#: How often an arm may fail, or end its guest, until it is left out.
+_ATTEMPTS = 2
 
 #: Functions that a profile keeps.
 _TOP = 40
@@ -45,7 +57,7 @@ def inputs() -> list[str | bytes | Path]:
 def counting(
     kernel: KernelImage, kind: Kind, log_dir: Path, *, cpus: int = CPUS, numa: int = 0
 ) -> Iterator[tuple[Guest, Counter]]:
-    """Boot a guest in which is counted.
+    """Boot a guest in which is counted; the plugin follows it from its boot on.
 
     Raises:
         GuestBootFailed: it does not come up.
@@ -56,7 +68,10 @@ def counting(
         VmOptions(cpus=cpus, memory=MEMORY if cpus <= 8 else "2G", numa=numa, append=APPEND[kind])
     )
     with boot(kernel, options, log_dir=log_dir) as vm:
-        yield Guest(kind, vm), recorder.attach(vm)
+        counter = recorder.attach(vm)
+        # All the time: what it costs to begin and to end is more than what it slows down between.
+        with counter.following():
+            yield Guest(kind, vm), counter
 
 
 def section(guest: Guest, counter: Counter, case: Case, path: networks.Path) -> dict[str, Any]:
@@ -74,7 +89,7 @@ def section(guest: Guest, counter: Counter, case: Case, path: networks.Path) -> 
         window = measure.run(guest, case, path, warm=WARM, seconds=SECONDS)
     number = measure.packets(case, path, window)
     if number < 10:
-        raise measure.LoadFailed(f"{case.name}: {number:.0f} packets in a section")
+        raise LoadFailed(f"{case.name}: {number:.0f} packets in a section")
     return evaluate(case, found.counts, number)
 
 
@@ -139,41 +154,50 @@ def simulate(
         in_time: raises if there is no more time; called before each arm.
 
     Raises:
-        CoherenceError, GuestError: the plugin or a guest failed.
+        CoherenceError: the plugin cannot be made or does not answer.
     """
     line = progress.Line("bench, simulation")
     for kind in arms.KINDS:
-        todo = [
-            (case, arm)
-            for case in cases
-            if case.lines
-            for arm in (arms.BY_NAME[name] for name in ARMS if name in case.arms)
-            if arm.kind == kind and arm.name not in known(case)
-        ]
-        if not todo:
-            continue
-        in_time()
-        started = time.monotonic()
-        with counting(kernels[kind == "baseline"], kind, log_dir / f"lines-{kind}") as (
-            guest,
-            counter,
-        ):
-            for at, (case, arm) in enumerate(todo, 1):
-                in_time()
-                line.update(f"{kind}: {at} of {len(todo)}, {case.name}, {arm.name}")
-                found = known(case)
-                try:
-                    found[arm.name] = _arm(guest, counter, case, arm)
-                except (measure.LoadFailed, GuestCommandFailed, GuestCommandTimeout) as err:
-                    progress.say(f"simulation of {case.name}, {arm.name}: {err.what}")
-                    continue
-                keep(case, found)
-        progress.say(f"simulated {kind}: {progress.seconds(time.monotonic() - started)}")
+        failed: Counter_[tuple[str, str]] = Counter_()
+        while True:
+            todo = [
+                (case, arm)
+                for case in cases
+                if case.lines
+                for arm in (arms.BY_NAME[name] for name in ARMS if name in case.arms)
+                if arm.kind == kind
+                and arm.name not in known(case)
+                and failed[case.name, arm.name] < _ATTEMPTS
+            ]
+            if not todo:
+                break
+            in_time()
+            started = time.monotonic()
+            where = log_dir / f"lines-{kind}-{sum(failed.values())}"
+            at = todo[0]
+            try:
+                with counting(kernels[kind == "baseline"], kind, where) as (guest, counter):
+                    for number, at in enumerate(todo, 1):
+                        case, arm = at
+                        in_time()
+                        line.update(f"{kind}: {number} of {len(todo)}, {case.name}, {arm.name}")
+                        try:
+                            found = _arm(guest, counter, case, arm)
+                        except (LoadFailed, GuestCommandFailed, GuestCommandTimeout) as err:
+                            failed[case.name, arm.name] += 1
+                            progress.say(f"simulating {case.name}, {arm.name}: {err.what}")
+                            continue
+                        keep(case, {**known(case), arm.name: found})
+            except GuestError as err:
+                failed[at[0].name, at[1].name] += 1
+                progress.say(f"simulating {at[0].name}, {at[1].name}: {err.what}")
+            taken = progress.seconds(time.monotonic() - started)
+            progress.say(f"simulated {kind}, {len(todo)} to do: {taken}")
 
 
 def _arm(guest: Guest, counter: Counter, case: Case, arm: Arm) -> dict[str, Any]:
     guest.apply(arm)
-    with networks.network(guest, case.network) as path, counter.following():
+    with networks.network(guest, case.network) as path:
         return mean([section(guest, counter, case, path) for _ in range(SECTIONS)])
 
 

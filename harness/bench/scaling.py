@@ -71,8 +71,7 @@ def run(
                         batch = counts.batch(guest.vm.read_file("/proc/zoneinfo"))
                         window = measure.run(guest, mine, path, events=events)
                         number = measure.packets(mine, path, window)
-                        with counter.following():
-                            counted = lines.section(guest, counter, mine, path)
+                        counted = lines.section(guest, counter, mine, path)
             except (measure.LoadFailed, GuestCommandFailed, GuestCommandTimeout) as err:
                 progress.say(f"{label} CPUs: {err.what}")
                 continue
