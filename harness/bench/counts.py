@@ -21,8 +21,12 @@ _PATHS = ("alloc_fastpath", "alloc_slowpath", "free_fastpath", "free_slowpath")
 
 DEFER = "/proc/net/stat/skb_defer"
 
-#: Files that every window reads; the defer lists' one is the series' own.
+#: Files that packets are counted with. They are read first, right after the clock.
+PACKETS = ("tx:/proc/thread-self/net/dev", "rx:/proc/thread-self/net/snmp")
+
+#: Files that a window's counts are from; the defer lists' one is the series' own.
 FILES: tuple[str, ...] = (
+    *PACKETS,
     *(
         f"/sys/kernel/slab/{cache}/{path}"
         for cache in (*SKB_CACHES, *DATA_CACHES)
@@ -33,8 +37,6 @@ FILES: tuple[str, ...] = (
     "/proc/net/softnet_stat",
     "/proc/stat",
     "/proc/vmstat",
-    "tx:/proc/thread-self/net/dev",
-    "rx:/proc/thread-self/net/snmp",
 )
 
 #: Rows of /proc/interrupts, by what they are called here.
@@ -49,7 +51,8 @@ class Window:
     """What was read around one window.
 
     Attributes:
-        seconds: its length.
+        seconds: from the beginning of the first look to that of the last. All looks read in the
+            same order, so that what one of them finds has grown in that time.
         raw: the program's report.
     """
 
@@ -77,10 +80,11 @@ def window(report: Mapping[str, Any]) -> Window:
         BadCounter: the report lacks what every report has.
     """
     try:
-        found = Window(float(report["seconds"]), report)
-        if len(report["looks"]) < 2 or not isinstance(report["files"], dict):
+        looks = report["looks"]
+        found = Window(float(looks[-1]["at"]) - float(looks[0]["at"]), report)
+        if len(looks) < 2 or not isinstance(report["files"], dict):
             raise BadCounter("load has not read anything twice")
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, IndexError, TypeError, ValueError) as err:
         raise BadCounter(f"load's report lacks {err}") from None
     return found
 

@@ -79,15 +79,27 @@ def arguments(case: Case, path: Path, **more: object) -> list[str]:
 
 
 def run(
-    guest: Guest, case: Case, path: Path, *, events: Sequence[str] = (), **more: object
+    guest: Guest,
+    case: Case,
+    path: Path,
+    *,
+    events: Sequence[str] = (),
+    files: Sequence[str] | None = None,
+    **more: object,
 ) -> Window:
     """Run ``load`` to its end and return its window.
+
+    Args:
+        events: trace events to count.
+        files: what to read; everything that :func:`harness.bench.counts.totals` looks at
+            unless given.
 
     Raises:
         LoadFailed: it failed, or saw errors.
     """
     argv = arguments(case, path, **more)
-    files = [*counts.FILES, *([counts.DEFER] if guest.kind != "baseline" else [])]
+    if files is None:
+        files = [*counts.FILES, *([counts.DEFER] if guest.kind != "baseline" else [])]
     for name in files:
         argv += ["--file", name]
     for event in events:

@@ -69,7 +69,9 @@ def run(
                     with networks.network(guest, mine.network) as path:
                         events = measure.define_probes(guest)
                         batch = counts.batch(guest.vm.read_file("/proc/zoneinfo"))
-                        window = measure.run(guest, mine, path, events=events)
+                        window = measure.run(
+                            guest, mine, path, events=events, seconds=2.0, warm=1.0
+                        )
                         number = measure.packets(mine, path, window)
                         counted = lines.section(guest, counter, mine, path)
             except (measure.LoadFailed, GuestCommandFailed, GuestCommandTimeout) as err:

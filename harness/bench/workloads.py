@@ -149,7 +149,7 @@ def _flows() -> list[Case]:
                 # Memory for all of them, on a guest that has little.
                 "sndbuf": 65536,
                 "rcvbuf": 65536,
-                "warm": 0.3 if flows < 1000 else 1.0,
+                "warm": 0.3 if flows < 1000 else 2.0,
             },
             "ip",
             "Mbit/s",

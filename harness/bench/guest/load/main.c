@@ -375,7 +375,7 @@ int main(int argc, char **argv)
 	rest(opt.rest);
 	meter_close();
 
-	printf("{\"seconds\": %.6f, ", (ended - began) / 1e9);
+	printf("{\"slept\": %.6f, ", (ended - began) / 1e9);
 	report_histogram("latency", &latency);
 	report_histogram("wakeup", &wakeup);
 	meter_report(stdout);

@@ -205,8 +205,9 @@ void meter_begin(void)
 void meter_end(void)
 {
 	mark_stop();
-	read_events(true);
+	/* In the order of the beginning: so every interval has the same length. */
 	meter_look();
+	read_events(true);
 }
 
 void meter_close(void)
