@@ -36,15 +36,23 @@ class Symbols:
     data: tuple[tuple[int, int, str], ...]
     absolute: Mapping[str, int]
 
+    def place(self, address: int) -> tuple[str, int]:
+        """Return the function that an address is in and how far from its start.
+
+        ``(user space)`` and ``(unknown)``, at 0, stand for what has none.
+        """
+        at = bisect.bisect_right(self.code, (address, "\x7f")) - 1
+        if at < 0 or address - self.code[at][0] > _FAR:
+            return ("(user space)" if 0 < address < 1 << 47 else "(unknown)"), 0
+        start, name = self.code[at]
+        return name, address - start
+
     def function(self, address: int) -> str:
         """Return the function that an address is in, without the compiler's suffixes.
 
         ``(user space)`` and ``(unknown)`` stand for what has none.
         """
-        at = bisect.bisect_right(self.code, (address, "\x7f")) - 1
-        if at < 0 or address - self.code[at][0] > _FAR:
-            return "(user space)" if 0 < address < 1 << 47 else "(unknown)"
-        return plain(self.code[at][1])
+        return plain(self.place(address)[0])
 
     def variable(self, address: int) -> tuple[str, int] | None:
         """Return the variable that an address is in and how far from its start, or None."""
@@ -65,7 +73,7 @@ def plain(name: str) -> str:
 
 def parse(lines: Iterable[str]) -> Symbols:
     """Parse what ``nm -S`` printed: address, size if there is one, type and name."""
-    code: list[tuple[int, str]] = []
+    code: dict[int, tuple[bool, str]] = {}
     data: list[tuple[int, int, str]] = []
     absolute: dict[str, int] = {}
     for line in lines:
@@ -76,21 +84,27 @@ def parse(lines: Iterable[str]) -> Symbols:
         kind, name = words[-2], words[-1]
         absolute.setdefault(name, address)
         if kind in "tTwW":
-            code.append((address, name))
+            # Of several names, not one that stands in for another: those are weak or local.
+            best = (kind != "T", name)
+            code[address] = min(best, code.get(address, best))
         elif kind in "dDbBrRvV" or (kind in "aA" and size):
             data.append((address, size, name))
-    return Symbols(tuple(sorted(code)), tuple(sorted(data)), absolute)
+    functions = sorted((address, name) for address, (_, name) in code.items())
+    return Symbols(tuple(functions), tuple(sorted(data)), absolute)
 
 
-def read(vmlinux: Path) -> Symbols:
+def read(vmlinux: Path, *, timeout: float = TIMEOUT) -> Symbols:
     """Read the symbols of an ELF file.
+
+    Args:
+        timeout: seconds for nm.
 
     Raises:
         HarnessError: nm is missing or cannot read it, or it has none.
     """
     done = process.run(
         ["nm", "-S", vmlinux],
-        timeout=TIMEOUT,
+        timeout=timeout,
         what=f"reading the symbols of {vmlinux}",
         split_stderr=True,
     )

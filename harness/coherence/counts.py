@@ -209,30 +209,36 @@ class Counts:
         except (KeyError, TypeError, ValueError, AttributeError) as err:
             raise CoherenceError(f"not the counts of a section: {err}") from err
 
-    def table(self, per: float = 1.0, *, rows: int = 20) -> str:
+    def table(self, per: float = 1.0, *, rows: int = 20, vcpu: int | None = None) -> str:
         """Return the functions with most transfers (or instructions) as a Markdown table.
 
         Args:
             per: divide everything by this, e.g. by the number of packets.
             rows: how many functions.
+            vcpu: show this one; all of them together unless given.
         """
-        key = "transfers" if self.what == "lines" else "instructions"
-        totals = self.by_function()
-        first = sorted(totals, key=lambda name: -getattr(totals[name], key))[:rows]
-        head = ["function", key, *(f"CPU {vcpu}" for vcpu in range(self.vcpus))]
-        columns = ["remote", "instructions"] if self.what == "lines" else []
-        lines = ["| " + " | ".join([*head, *columns]) + " |"]
-        lines.append("|---" + "|---:" * (len(head) + len(columns) - 1) + "|")
-
-        def row(name: str, tallies: tuple[Tally, ...]) -> str:
-            whole = _sum(tallies)
-            figures = [getattr(tally, key) for tally in (whole, *tallies)]
-            figures += [getattr(whole, column) for column in columns]
-            return f"| {name} | " + " | ".join(f"{value / per:.2f}" for value in figures) + " |"
-
-        lines += [row(f"`{name}`", self.functions[name]) for name in first]
-        lines.append(row("**all**", self.by_vcpu()))
+        totals = self.by_function() if vcpu is None else self.functions_of(vcpu)
+        columns = _COLUMNS if self.what == "lines" else {"instructions": _COLUMNS["instructions"]}
+        key = next(iter(columns.values()))
+        lines = ["| " + " | ".join(["function", *columns]) + " |"]
+        lines.append("|---" + "|---:" * len(columns) + "|")
+        first = sorted(totals, key=lambda name: (-key(totals[name]), name))[:rows]
+        shown = [(f"`{name}`", totals[name]) for name in first]
+        for name, tally in [*shown, ("**all**", _sum(totals.values()))]:
+            figures = " | ".join(f"{value(tally) / per:.2f}" for value in columns.values())
+            lines.append(f"| {name} | {figures} |")
         return "\n".join(lines)
+
+
+#: The columns of a table; those after the first are part of it, or of another kind.
+_COLUMNS: Mapping[str, Callable[[Tally], int]] = {
+    "transfers": lambda tally: tally.transfers,
+    "read": lambda tally: tally.read_local + tally.read_remote,
+    "write": lambda tally: tally.write_local + tally.write_remote,
+    "upgrade": lambda tally: tally.upgrade_local + tally.upgrade_remote,
+    "remote": lambda tally: tally.remote,
+    "instructions": lambda tally: tally.instructions,
+}
 
 
 def _sum(tallies: Iterable[Tally]) -> Tally:

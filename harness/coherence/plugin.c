@@ -24,8 +24,8 @@
 #include <unistd.h>
 
 #include "directory.h"
-#include "marks.h"
 #include "qemu.h"
+#include "x86.h"
 
 PLUGIN_EXPORT int qemu_plugin_version = 1;
 
@@ -366,6 +366,27 @@ static int write_section(void)
 
 static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb);
 
+/*
+ * The same bug of QEMU's: what it has noted of an access that is under way
+ * would outlive the code that it belongs to. These two are no part of the
+ * interface, but there where they are needed.
+ */
+void *qemu_get_cpu(int index) __attribute__((weak));
+void qemu_plugin_disable_mem_helpers(void *cpu) __attribute__((weak));
+
+static void end_accesses(qemu_plugin_id_t id)
+{
+	(void)id;
+	if (!qemu_get_cpu || !qemu_plugin_disable_mem_helpers)
+		return;
+	for (unsigned int index = 0; index < nr_vcpus; index++) {
+		void *cpu = qemu_get_cpu(index);
+
+		if (cpu)
+			qemu_plugin_disable_mem_helpers(cpu);
+	}
+}
+
 static void forget(void *at, size_t size)
 {
 	madvise(at, size, MADV_DONTNEED);
@@ -375,6 +396,8 @@ static void forget(void *at, size_t size)
 static void switched(qemu_plugin_id_t id)
 {
 	following = wanted;
+	end_accesses(id);
+	qemu_plugin_register_flush_cb(id, end_accesses);
 	qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation);
 	for (unsigned int cpu = 0; cpu < nr_vcpus; cpu++) {
 		struct vcpu *vcpu = &vcpus[cpu];
@@ -428,69 +451,44 @@ static void on_mark(unsigned int cpu, void *udata)
 	pthread_mutex_unlock(&marks_lock);
 }
 
-static uintptr_t mark_of(const struct qemu_plugin_insn *insn)
-{
-	static const uint8_t nop[4] = { 0x0f, 0x1f, 0x84, 0x00 };
-	const uint8_t *code = qemu_plugin_insn_data(insn);
-	uint32_t number;
-
-	if (qemu_plugin_insn_size(insn) != 8 || memcmp(code, nop, sizeof(nop)))
-		return 0;
-	memcpy(&number, code + 4, sizeof(number));
-	return number >= MARK_FOLLOW && number <= MARK_LEAVE ? number : 0;
-}
-
-/* movs, cmps, stos, lods, scas, ins and outs with a prefix that repeats them. */
-static bool is_repeated(const struct qemu_plugin_insn *insn)
-{
-	const uint8_t *code = qemu_plugin_insn_data(insn);
-	size_t size = qemu_plugin_insn_size(insn);
-	bool repeated = false;
-
-	for (size_t at = 0; at + 1 < size; at++) {
-		if (code[at] == 0xf2 || code[at] == 0xf3)
-			repeated = true;
-		else if (code[at] != 0x66 && code[at] != 0x67 && (code[at] & 0xf0) != 0x40)
-			return false;
-	}
-	switch (size ? code[size - 1] : 0) {
-	case 0xa4 ... 0xa7:
-	case 0xaa ... 0xaf:
-	case 0x6c ... 0x6f:
-		return repeated;
-	}
-	return false;
-}
-
 static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 {
 	const size_t count = qemu_plugin_tb_n_insns(tb);
 	struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, 0);
-	uint64_t pc = qemu_plugin_insn_vaddr(insn);
-	bool followed = following && (with_user || pc >> 63);
+	const uint64_t start = qemu_plugin_insn_vaddr(insn);
+	const bool followed = following && (with_user || start >> 63);
+	uint32_t kind = BLOCK;
 	uintptr_t site;
 
 	(void)id;
-	if (followed) {
-		site = find_site(pc, count,
-				 count == 1 && is_repeated(insn) ? REPEAT : BLOCK);
-		qemu_plugin_register_vcpu_tb_exec_cb(tb, on_block, QEMU_PLUGIN_CB_NO_REGS,
-						     (void *)site);
-	}
 	for (size_t at = 0; at < count; at++) {
+		const uint8_t *code;
 		uintptr_t mark;
+		size_t size;
 
 		insn = qemu_plugin_tb_get_insn(tb, at);
-		mark = mark_of(insn);
+		code = qemu_plugin_insn_data(insn);
+		size = qemu_plugin_insn_size(insn);
+		mark = mark_of(code, size);
 		if (mark)
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_mark,
 							       QEMU_PLUGIN_CB_NO_REGS,
 							       (void *)mark);
-		if (!followed || !with_lines)
+		if (!followed)
+			continue;
+		/* Its first round is part of the block before. */
+		if (count == 1 && is_repeated(code, size))
+			kind = REPEAT;
+		if (!with_lines || is_system(code, size))
 			continue;
 		site = find_site(qemu_plugin_insn_vaddr(insn), 0, ACCESS);
 		qemu_plugin_register_vcpu_mem_cb(insn, on_access, QEMU_PLUGIN_CB_NO_REGS,
 						 QEMU_PLUGIN_MEM_RW, (void *)site);
+	}
+	if (followed) {
+		site = find_site(start, count, kind);
+		qemu_plugin_register_vcpu_tb_exec_cb(tb, on_block, QEMU_PLUGIN_CB_NO_REGS,
+						     (void *)site);
 	}
 }
 

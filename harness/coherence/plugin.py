@@ -10,7 +10,7 @@ from harness.coherence.errors import CoherenceError
 
 HERE = Path(__file__).parent
 SOURCE = HERE / "plugin.c"
-HEADERS = (HERE / "directory.h", HERE / "marks.h", HERE / "qemu.h")
+HEADERS = (HERE / "directory.h", HERE / "marks.h", HERE / "qemu.h", HERE / "x86.h")
 
 #: vCPUs that a line of the directory has room for.
 MAX_VCPUS = 32

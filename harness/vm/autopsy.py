@@ -6,17 +6,20 @@ the kernel (booted with ``unknown_nmi_panic``) print the stack of one of them.
 
 from __future__ import annotations
 
-import bisect
 import re
 import time
 
-from harness import process
+from harness import symbols
 from harness.errors import HarnessError
+from harness.symbols import Symbols
 from harness.vm.machine import Machine
 from harness.vm.options import KernelImage
 
 #: Seconds to wait for what the kernel says to an NMI.
 NMI_GRACE = 8.0
+
+#: Seconds for nm to list the kernel's symbols.
+NM_TIMEOUT = 10.0
 
 _CPU = re.compile(r"^CPU#(\d+)", re.MULTILINE)
 _RIP = re.compile(r"\bRIP=([0-9a-f]+)")
@@ -30,7 +33,7 @@ def examine(machine: Machine, kernel: KernelImage) -> str:
     """
     registers = machine.monitor("info registers -a") or ""
     lines = []
-    symbols = _symbols(kernel) if registers else []
+    known = _symbols(kernel)
     parts = _CPU.split(registers)
     for number, text in zip(parts[1::2], parts[2::2], strict=True):
         match = _RIP.search(text)
@@ -38,7 +41,7 @@ def examine(machine: Machine, kernel: KernelImage) -> str:
             continue
         address = int(match[1], 16)
         state = ", halted" if _HALTED.search(text) else ""
-        lines.append(f"CPU {number}: {address:016x} {_name(symbols, address)}{state}")
+        lines.append(f"CPU {number}: {address:016x} {_name(known, address)}{state}")
     size = machine.console.mark(flush=False)
     if machine.monitor("nmi") is not None:
         deadline = time.monotonic() + NMI_GRACE
@@ -52,21 +55,13 @@ def examine(machine: Machine, kernel: KernelImage) -> str:
     return "\n".join(lines)
 
 
-def _symbols(kernel: KernelImage) -> list[tuple[int, str]]:
+def _symbols(kernel: KernelImage) -> Symbols:
     try:
-        listed = process.run(["nm", kernel.vmlinux], timeout=10, split_stderr=True).output
+        return symbols.read(kernel.vmlinux, timeout=NM_TIMEOUT)
     except HarnessError:
-        return []
-    found = []
-    for line in listed.splitlines():
-        words = line.split()
-        if len(words) == 3 and words[1] in "tTwW":
-            found.append((int(words[0], 16), words[2]))
-    return sorted(found)
+        return Symbols((), (), {})
 
 
-def _name(symbols: list[tuple[int, str]], address: int) -> str:
-    at = bisect.bisect_right(symbols, (address, "\x7f")) - 1
-    if at < 0 or address - symbols[at][0] > 1 << 20:
-        return "(user space)" if address < 1 << 47 else "(unknown)"
-    return f"{symbols[at][1]}+{address - symbols[at][0]:#x}"
+def _name(found: Symbols, address: int) -> str:
+    name, offset = found.place(address)
+    return name if name.startswith("(") else f"{name}+{offset:#x}"

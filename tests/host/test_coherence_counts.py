@@ -19,7 +19,9 @@ NM = """\
 0000000000000100 0000000000000080 D softnet
 0000000000001000 D __per_cpu_end
 ffffffff81000000 T _text
+ffffffff81000100 0000000000000050 t alias
 ffffffff81000100 0000000000000050 T first
+ffffffff81000100 0000000000000050 W zeroth
 ffffffff81000200 0000000000000050 t second.isra.0
 ffffffff81000300 0000000000000010 t second.cold
                  w missing
@@ -153,16 +155,18 @@ def test_a_table_shows_the_functions_with_most_transfers() -> None:
         section(
             [
                 (FIRST, 0, ACCESS, 0, 0, 0, 100),
-                (SECOND, 1, ACCESS, 0, 0, 0, 0, 300),
+                (SECOND, 1, ACCESS, 0, 0, 0, 0, 300, 0),
                 (SECOND, 1, BLOCK, 2, 50),
             ]
         )
     )
     lines = found.table(100, rows=1).splitlines()
-    assert lines[2] == "| `second` | 3.00 | 0.00 | 3.00 | 3.00 | 1.00 |"
-    assert lines[3] == "| **all** | 4.00 | 1.00 | 3.00 | 3.00 | 1.00 |"
+    assert lines[0].split(" | ")[1:4] == ["transfers", "read", "write"]
+    assert lines[2] == "| `second` | 3.00 | 3.00 | 0.00 | 0.00 | 3.00 | 1.00 |"
+    assert lines[3] == "| **all** | 4.00 | 4.00 | 0.00 | 0.00 | 3.00 | 1.00 |"
+    assert found.table(vcpu=0, rows=1).splitlines()[2].startswith("| `first` | 100.00 | 100.00 |")
     instructions = counted(section([(FIRST, 0, BLOCK, 4, 3)], lines=0))
-    assert instructions.table().splitlines()[2] == "| `first` | 12.00 | 12.00 | 0.00 |"
+    assert instructions.table().splitlines()[2:] == ["| `first` | 12.00 |", "| **all** | 12.00 |"]
 
 
 def test_what_found_no_room_is_said() -> None:
