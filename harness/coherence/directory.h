@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A coherence directory: which CPUs hold a line of memory, and whether one of
- * them has changed it. MSI with caches of no limit: a line leaves a cache only
- * because another CPU writes it.
+ * A coherence directory: which CPUs hold a line of memory, in caches of no
+ * limit: a line leaves one only because another CPU writes it. (MESI: who
+ * alone holds a line may write it. Whether it did makes no difference here:
+ * the next one to want the line needs that copy either way.)
  *
  * What counts as a transfer is an access that cannot go on without another
  * CPU's cache:
@@ -28,18 +29,10 @@
 #define LINE_SIZE	(1u << LINE_SHIFT)
 #define MAX_VCPUS	32
 
-/*
- * @state: holders in the lower half; above them MODIFIED, and who wrote last,
- * which stays when others read. @writer: for the user, what wrote it last.
- */
+/* @holders: a mask of CPUs. @writer: what wrote it last, for the user of this. */
 struct line {
-	_Atomic uint64_t state;
-	_Atomic uint32_t writer;
+	_Atomic uint32_t holders, writer;
 };
-
-#define HOLDERS		0xffffffffull
-#define MODIFIED	(1ull << 32)
-#define OWNER_SHIFT	33
 
 enum outcome {
 	HIT,			/* no other CPU is asked */
@@ -60,50 +53,37 @@ struct topology {
 	uint32_t node_of[MAX_VCPUS];
 };
 
-/*
- * A read is remote if the copy comes from another node: that of the CPU that
- * has changed it, or else of any holder, one in the reader's node preferred.
- */
+/* A read is remote if no CPU of the reader's node has a copy. */
 static inline enum outcome line_read(struct line *line, unsigned int cpu,
 				     const struct topology *topology)
 {
-	uint64_t old = atomic_load_explicit(&line->state, memory_order_relaxed);
-	const uint64_t me = 1ull << cpu;
-	uint64_t holders;
+	const uint32_t me = 1u << cpu;
+	uint32_t old;
 
-	do {
-		holders = old & HOLDERS;
-		if (holders & me)
-			return HIT;
-	} while (!atomic_compare_exchange_weak_explicit(&line->state, &old,
-			(old | me) & ~MODIFIED,
-			memory_order_relaxed, memory_order_relaxed));
-	if (!holders)
+	/* Most accesses are hits: those write nothing. */
+	if (atomic_load_explicit(&line->holders, memory_order_relaxed) & me)
+		return HIT;
+	old = atomic_fetch_or_explicit(&line->holders, me, memory_order_relaxed);
+	if (!old)
 		return COLD;
-	if (old & MODIFIED)
-		holders &= 1ull << (old >> OWNER_SHIFT);
-	return holders & topology->node_of[cpu] ? READ_LOCAL : READ_REMOTE;
+	return old & topology->node_of[cpu] ? READ_LOCAL : READ_REMOTE;
 }
 
-/* A write is remote if there is a copy in another node that has to go. */
+/* A write is remote if there is a copy in another node, which has to go. */
 static inline enum outcome line_write(struct line *line, unsigned int cpu,
 				      const struct topology *topology)
 {
-	uint64_t old = atomic_load_explicit(&line->state, memory_order_relaxed);
-	const uint64_t me = 1ull << cpu;
-	const uint64_t mine = (uint64_t)cpu << OWNER_SHIFT | MODIFIED | me;
-	uint64_t others;
+	const uint32_t me = 1u << cpu;
+	uint32_t old, others;
 	bool remote;
 
-	do {
-		if (old == mine)
-			return HIT;
-	} while (!atomic_compare_exchange_weak_explicit(&line->state, &old, mine,
-			memory_order_relaxed, memory_order_relaxed));
-	others = old & HOLDERS & ~me;
+	if (atomic_load_explicit(&line->holders, memory_order_relaxed) == me)
+		return HIT;
+	old = atomic_exchange_explicit(&line->holders, me, memory_order_relaxed);
+	others = old & ~me;
 	if (!others)
-		return old & me ? HIT : COLD;
-	remote = others & ~(uint64_t)topology->node_of[cpu];
+		return COLD;
+	remote = others & ~topology->node_of[cpu];
 	if (old & me)
 		return remote ? UPGRADE_REMOTE : UPGRADE_LOCAL;
 	return remote ? WRITE_REMOTE : WRITE_LOCAL;

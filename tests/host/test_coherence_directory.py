@@ -87,7 +87,7 @@ def test_a_copy_from_another_node_is_remote(drive: Drive) -> None:
     ]
 
 
-def test_what_another_node_has_changed_comes_from_there(drive: Drive) -> None:
+def test_what_another_node_alone_has_comes_from_there(drive: Drive) -> None:
     assert drive([TWO_NODES, "r 3 0", "w 0 0", "r 2 0"])[1:] == ["write_remote", "read_remote"]
 
 
@@ -102,10 +102,8 @@ def test_cpu_31_is_as_good_as_any(drive: Drive) -> None:
     assert drive(["w 31 0", "w 0 0", "r 31 0"]) == ["cold", "write_local", "read_local"]
 
 
-def test_writers_at_the_same_time_lose_no_transfer(drive: Drive) -> None:
-    """A line goes to and fro: who gets it must have been told of, once each time."""
-    for mine, others in (map(int, line.split()) for line in drive(["race 200000"] * 5)):
-        assert abs(mine - others) <= 1
+def test_readers_at_the_same_time_are_both_known(drive: Drive) -> None:
+    assert drive(["race 300000"]) == ["300000 300000 300000"]
 
 
 @pytest.mark.parametrize("length", [4])

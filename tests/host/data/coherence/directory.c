@@ -5,10 +5,13 @@
  *   r CPU LINE		a read; prints its outcome
  *   w CPU LINE		a write
  *   nodes MASK...	the CPUs of each CPU's NUMA node
- *   race TIMES		two threads, CPUs 0 and 1, write line 0 so many times
- *			at once; prints the transfers that either counted
+ *   race LINES		two threads, CPUs 0 and 1, read so many lines that
+ *			CPU 2 has written, each of them at the same time;
+ *			prints the transfers of either, and of how many lines
+ *			the directory then knows all three holders
  */
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,32 +25,42 @@ static const char *const names[OUTCOMES] = {
 
 static struct line lines[16];
 static struct topology topology;
-static unsigned long times, transfers[2];
-static pthread_barrier_t barrier;
+static struct line *raced;
+static unsigned long count, transfers[2];
+static _Atomic unsigned long reached[2];
 
-static void *writer(void *arg)
+static void *reader(void *arg)
 {
-	unsigned long *mine = arg;
+	unsigned int me = (unsigned long *)arg - transfers;
 
-	pthread_barrier_wait(&barrier);
-	for (unsigned long i = 0; i < times; i++)
-		*mine += is_transfer(line_write(&lines[0], mine - transfers, &topology));
+	for (unsigned long i = 0; i < count; i++) {
+		atomic_store(&reached[me], i + 1);
+		for (int spin = 1; atomic_load(&reached[!me]) <= i; spin++)
+			if (spin % 1000 == 0)
+				sched_yield();
+		transfers[me] += is_transfer(line_read(&raced[i], me, &topology));
+	}
 	return NULL;
 }
 
 static void race(void)
 {
+	unsigned long known = 0;
 	pthread_t threads[2];
 
-	memset(lines, 0, sizeof(lines));
-	line_write(&lines[0], 0, &topology);
-	transfers[0] = transfers[1] = 0;
-	pthread_barrier_init(&barrier, NULL, 2);
+	raced = calloc(count, sizeof(*raced));
+	if (!raced)
+		exit(2);
+	for (unsigned long i = 0; i < count; i++)
+		line_write(&raced[i], 2, &topology);
 	for (int i = 0; i < 2; i++)
-		pthread_create(&threads[i], NULL, writer, &transfers[i]);
+		pthread_create(&threads[i], NULL, reader, &transfers[i]);
 	for (int i = 0; i < 2; i++)
 		pthread_join(threads[i], NULL);
-	printf("%lu %lu\n", transfers[0], transfers[1]);
+	for (unsigned long i = 0; i < count; i++)
+		known += raced[i].holders == 7;
+	printf("%lu %lu %lu\n", transfers[0], transfers[1], known);
+	free(raced);
 }
 
 int main(void)
@@ -60,7 +73,7 @@ int main(void)
 		unsigned int cpu, line;
 		char what, *at;
 
-		if (sscanf(text, "race %lu", &times) == 1) {
+		if (sscanf(text, "race %lu", &count) == 1) {
 			race();
 		} else if (!strncmp(text, "nodes ", 6)) {
 			at = text + 6;
