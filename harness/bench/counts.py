@@ -203,7 +203,7 @@ EVENTS: Mapping[str, str] = {
 #: Kernel functions that are counted with a probe, and what each is called here.
 PROBES: Mapping[str, str] = {
     "free_pcppages_bulk": "zone lock: pages given back in bulk",
-    "native_queued_spin_lock_slowpath": "contended spinlocks",
+    "queued_spin_lock_slowpath": "contended spinlocks",
     "sk_stream_alloc_skb": "skbs that TCP asks for",
 }
 

@@ -62,6 +62,7 @@ def facts(
     missing = [text for case in cases for text in _missing(case, known[case.name])]
     if not summary["arms"]:
         missing.append("workload 7 was not run")
+    missing += _NOT_HERE
     return {
         "title": f"What the series for {base} gains and costs",
         "environment": dict(environment),
@@ -76,6 +77,15 @@ def facts(
         "not_measured": missing,
         "figures": [each.describe() for each in all_figures],
     }
+
+
+#: What no run of this benchmark measures, whatever the machine.
+_NOT_HERE = (
+    "PREEMPT_RT (flavour rt): workload 4 is for the default flavour alone",
+    "lock_stat: contended spinlocks are counted by a probe of their slow path, by lock they are not",
+    "time on hardware: throughput on an emulated CPU is compared, and says little of caches",
+    "several NUMA nodes, but for the simulations on guests of more CPUs",
+)
 
 
 def _idle_figures(summary: Mapping[str, Any]) -> list[Figure]:
