@@ -82,7 +82,7 @@ def facts(
 #: What no run of this benchmark measures, whatever the machine.
 _NOT_HERE = (
     "PREEMPT_RT (flavour rt): workload 4 is for the default flavour alone",
-    "lock_stat: contended spinlocks are counted by a probe of their slow path, by lock they are not",
+    "lock_stat: contended spinlocks are counted by a probe of their slow path, but not by lock",
     "time on hardware: throughput on an emulated CPU is compared, and says little of caches",
     "several NUMA nodes, but for the simulations on guests of more CPUs",
 )
