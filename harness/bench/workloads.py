@@ -87,6 +87,10 @@ TITLES: Mapping[int, tuple[str, str]] = {
 _TCP = arms.names()
 _UDP = arms.names(tcp=False)
 
+#: What cases have beside the ones that are looked at most closely.
+_TCP_FEW = ("off", "off-again", "rx+tx", "defer", "defer+tx", "threads")
+_UDP_FEW = ("off", "off-again", "defer")
+
 
 def _streams() -> list[Case]:
     common: dict[str, object] = {"mode": "stream", "tx-cpu": 0, "rx-cpu": 1}
@@ -119,7 +123,7 @@ def _streams() -> list[Case]:
                 common,
                 "ip",
                 "Mbit/s",
-                _TCP,
+                _TCP_FEW,
                 sender=2,
                 lines=rfs,
                 note="skbs of 1,500 bytes are allocated on CPU 2, where a program writes them to a "
@@ -153,7 +157,7 @@ def _flows() -> list[Case]:
             },
             "ip",
             "Mbit/s",
-            _TCP,
+            _TCP if flows == 16 else _TCP_FEW,
             sender=None,
             reader=None,
             lines=flows == 128,
@@ -182,12 +186,12 @@ def _requests() -> list[Case]:
             },
             "ip",
             "requests/s",
-            _TCP,
+            _TCP if conns == 64 else _TCP_FEW,
             reader=None,
             latencies={"latency": "from a request to its answer"},
             quick=conns == 64,
         )
-        for conns in (1, 64, 512)
+        for conns in (64, 1, 512)
     ]
 
 
@@ -236,7 +240,7 @@ def _udp() -> list[Case]:
     found = []
     for size in SIZES:
         # Other limits for one size: what they change does not depend on it.
-        names = _UDP if size == 400 else ("off", "off-again", "defer", "threads")
+        names = _UDP if size == 400 else _UDP_FEW
         load: dict[str, object] = {"mode": "udp", "size": size, "tx-cpu": 0, "rcvbuf": 1 << 20}
         there = {**load, "rx-cpu": 1}
         found.append(
