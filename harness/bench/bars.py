@@ -109,12 +109,16 @@ def transfers(table: Table) -> Bar:
         )
     ]
     told = ", ".join(_name(each) for each in mine if each.arm in USED) or "not measured"
+    beside = ", ".join(
+        _name(each) for each in table.with_metric(figures.BESIDE, *USED) if each.ratio is not None
+    )
     return Bar(
         "Simulated cache-line transfers per packet: at most 0.7 of the baseline's in workloads "
         "1, 2 and 5, nowhere more than 1.02",
         _judge(bool(mine), [each.case for each in bad]),
         told,
         tuple(_name(each) for each in bad),
+        f"Without the lines of the payload that a copy moves: {beside}." if beside else "",
     )
 
 

@@ -17,6 +17,8 @@ TRACED = "traced: "
 
 #: Metrics of the simulation: cache-line transfers and instructions.
 TRANSFERS, REMOTE = "line transfers per packet", "line transfers between nodes per packet"
+#: Those that are not made by whoever copies or sums the payload, whose lines must move anyway.
+BESIDE = "line transfers per packet, beside copies"
 INSTRUCTIONS = "instructions per packet"
 BOTH = "instructions per packet, sending and reading CPU"
 

@@ -43,6 +43,16 @@ SECTIONS = 2
 #: How often an arm may fail, or end its guest, until it is left out.
 _ATTEMPTS = 2
 
+#: Functions that copy or sum payload, as far as v5.10 to v6.1 have them.
+COPIES = (
+    "copy_user_enhanced_fast_string",
+    "copy_user_generic_string",
+    "copy_user_generic_unrolled",
+    "csum_partial_copy_generic",
+    "do_csum",
+    "csum_partial",
+)
+
 #: Functions that a profile keeps.
 _TOP = 40
 
@@ -123,6 +133,13 @@ def evaluate(case: Case, counted: Counts, packets: float) -> dict[str, Any]:
 def _top(values: Mapping[str, float]) -> dict[str, float]:
     first = sorted(values.items(), key=lambda item: -item[1])[:_TOP]
     return {name: round(value, 4) for name, value in first if value > 0}
+
+
+def with_derived(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section's counts with the transfers that no copy of the payload makes."""
+    copies = sum(found["transfers"].get(name, 0.0) for name in COPIES)
+    beside = found["values"][figures.TRANSFERS] - copies
+    return {**found, "values": {**found["values"], figures.BESIDE: beside}}
 
 
 def mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

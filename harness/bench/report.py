@@ -173,6 +173,9 @@ _HOW = (
     "- Counts are per 1,000 packets (skbs, as they arrive at IP or are read from a device). Those "
     "of *read skbs freed elsewhere*, *zone lock*, *wake-ups* and *contended locks* are from a "
     "short run of its own in which every skb is followed from its allocation to its release.",
+    "- *line transfers* and *instructions* are per packet, from the simulation; *beside copies* "
+    "leaves out the lines that move because the payload is copied or summed on another CPU than "
+    "the one that wrote it, which nothing that frees an skb can change.",
     "- *zone lock* counts the takings of a zone's lock: pages given back or taken in bulk, and "
     "allocations and releases of several pages at a time.",
 )
@@ -255,6 +258,7 @@ def _section(case: Mapping[str, Any], by_name: Mapping[tuple[str, str, str], Any
             **COUNTS,
             HITS: "tx cache hits",
             figures.TRANSFERS: "line transfers/packet",
+            figures.BESIDE: "beside copies",
             figures.INSTRUCTIONS: "instructions/packet",
         }.items()
         if any(get(arm, metric) for arm in case["arms"])

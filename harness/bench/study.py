@@ -245,7 +245,8 @@ class Study:
     def _known(self, case: Case) -> Samples:
         path = self.where / "samples" / f"{case.name}.json"
         found = samples.load(path, self.keys[case.name])
-        found.lines = self.lines_of(case)
+        simulated = self.lines_of(case)
+        found.lines = {arm: lines.with_derived(each) for arm, each in simulated.items()}
         return found
 
     def write(self, facts: Mapping[str, Any], directory: Path, stem: str) -> list[Path]:

@@ -62,6 +62,11 @@ def test_sections_are_averaged() -> None:
     assert both["packets"] == 300
 
 
+def test_copies_of_the_payload_are_told_apart() -> None:
+    found = {"values": {figures.TRANSFERS: 30.0}, "transfers": {"do_csum": 4.0, "kfree": 2.0}}
+    assert lines.with_derived(found)["values"][figures.BESIDE] == 26.0
+
+
 def test_cases_have_names_of_their_own_and_known_arms() -> None:
     names = [case.name for case in workloads.all_cases()]
     assert len(names) == len(set(names))
