@@ -12,7 +12,7 @@ from harness.bench import counts
 from harness.bench.counts import Window
 from harness.bench.guests import Guest
 from harness.bench.networks import Path
-from harness.bench.workloads import Case
+from harness.bench.workloads import SEGMENT, Case
 from harness.errors import HarnessError
 
 #: Seconds, over what a run itself takes, that one may need on a busy machine.
@@ -115,6 +115,8 @@ def packets(case: Case, path: Path, found: Window) -> float:
     """Return how many packets the window saw, counted as the case says."""
     if case.packets == "received":
         return float(found.own("received"))
+    if case.packets == "segments":
+        return found.own("received_bytes") / float(case.load.get("mss", SEGMENT))  # type: ignore[arg-type]
     if case.packets == "device":
         reader = counts.device(path.device, "tx_packets")
         return found.grew("tx:/proc/thread-self/net/dev", reader)

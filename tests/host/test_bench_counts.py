@@ -47,6 +47,14 @@ def test_packets_and_rate(arm: str) -> None:
     assert said.packets == read
 
 
+def test_a_stream_is_counted_in_segments() -> None:
+    raw = report("off")
+    raw["looks"][0]["received_bytes"], raw["looks"][1]["received_bytes"] = 1000, 401_000
+    named = {case.name: case for case in workloads.all_cases()}
+    assert measure.packets(named["flows-16"], WAY, counts.window(raw)) == 1000
+    assert measure.packets(named["stream-veth"], WAY, counts.window(raw)) == 400_000 / 1448
+
+
 @pytest.mark.parametrize("arm", ["off", "defer"])
 def test_counts_for_1000_packets(arm: str) -> None:
     raw = report(arm)
