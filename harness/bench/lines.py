@@ -31,8 +31,8 @@ from harness.vm import (
     boot,
 )
 
-#: Arms that are simulated: the base, the series as it comes, and its parts.
-ARMS = ("off", "rx+tx", "defer", "defer+tx", "threads", "limit-0")
+#: Arms that are simulated: the base, the series as it comes, and with what it can have beside.
+ARMS = ("off", "defer", "defer+tx", "threads")
 
 #: Seconds of guest time before and within a section: enough packets at a tenth of the speed.
 WARM, SECONDS = 0.8, 1.0
