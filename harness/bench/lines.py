@@ -98,7 +98,7 @@ def section(guest: Guest, counter: Counter, case: Case, path: networks.Path) -> 
     with counter.expect(case.name) as found:
         # Reading takes long here, and would be a part of the window that is not counted.
         window = measure.run(guest, case, path, files=counts.PACKETS, warm=WARM, seconds=SECONDS)
-    number = measure.packets(case, path, window)
+    number = measure.segments(case, path, window)
     if number < 10:
         raise LoadFailed(f"{case.name}: {number:.0f} packets in a section")
     return evaluate(case, found.counts, number)

@@ -72,7 +72,7 @@ def run(
                         window = measure.run(
                             guest, mine, path, events=events, seconds=2.0, warm=1.0
                         )
-                        number = measure.packets(mine, path, window)
+                        number = measure.segments(mine, path, window)
                         counted = lines.section(guest, counter, mine, path)
             except (measure.LoadFailed, GuestCommandFailed, GuestCommandTimeout) as err:
                 progress.say(f"{label} CPUs: {err.what}")

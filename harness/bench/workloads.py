@@ -10,11 +10,10 @@ from harness.bench import arms
 from harness.bench.networks import Network
 
 #: How a window's packets are counted: as they arrive at IP in the receiver's namespace, as
-#: the program has received them, as a device's reader has taken them, or, where one skb may
-#: hold any number of segments, as what was received would have been in segments.
-Packets = Literal["ip", "received", "device", "segments"]
+#: the program has received them, or as a device's reader has taken them.
+Packets = Literal["ip", "received", "device"]
 
-#: Bytes of a segment, unless a case says another.
+#: Bytes of a segment of a stream, unless a case says another.
 SEGMENT = 1448
 
 #: What a case's throughput is: bytes received, packets, or messages of the program's.
@@ -108,7 +107,7 @@ def _streams() -> list[Case]:
                 f"veth, {steering}",
                 Network("veth", rps=0xF if rfs else 1, rfs=rfs),
                 common,
-                "segments",
+                "ip",
                 "Mbit/s",
                 _TCP,
                 quick=not rfs,
@@ -125,7 +124,7 @@ def _streams() -> list[Case]:
                 f"tun as a network card, {steering}",
                 Network("span", "tun", reader=("2", "3"), rps=0xF if rfs else 0, rfs=rfs),
                 common,
-                "segments",
+                "ip",
                 "Mbit/s",
                 _TCP_FEW,
                 sender=2,
@@ -159,7 +158,7 @@ def _flows() -> list[Case]:
                 "rcvbuf": 65536,
                 "warm": 0.3 if flows < 1000 else 2.0,
             },
-            "segments",
+            "ip",
             "Mbit/s",
             _TCP if flows == 16 else _TCP_FEW,
             sender=None,

@@ -51,8 +51,11 @@ def test_a_stream_is_counted_in_segments() -> None:
     raw = report("off")
     raw["looks"][0]["received_bytes"], raw["looks"][1]["received_bytes"] = 1000, 401_000
     named = {case.name: case for case in workloads.all_cases()}
-    assert measure.packets(named["flows-16"], WAY, counts.window(raw)) == 1000
-    assert measure.packets(named["stream-veth"], WAY, counts.window(raw)) == 400_000 / 1448
+    assert measure.segments(named["flows-16"], WAY, counts.window(raw)) == 1000
+    assert measure.segments(named["stream-veth"], WAY, counts.window(raw)) == 400_000 / 1448
+    assert measure.segments(CASE, WAY, counts.window(raw)) == measure.packets(
+        CASE, WAY, counts.window(raw)
+    )
 
 
 @pytest.mark.parametrize("arm", ["off", "defer"])
