@@ -171,11 +171,12 @@ _HOW = (
     "- `off-again` is `off` a second time. What its ratio's interval holds, the machine does by "
     'itself: a ratio inside that, or whose own interval holds 1, is called "no difference".',
     "- Counts are per 1,000 packets (skbs, as they arrive at IP or are read from a device). "
-    "Those of *read skbs freed elsewhere*, *zone lock*, *wake-ups* and *contended locks* are from a "
-    "short run of its own in which every skb is followed from its allocation to its release.",
+    "Those of *read skbs freed elsewhere*, *zone lock*, *wake-ups* and *contended locks* are from "
+    "a short run of its own in which every skb is followed from its allocation to its release.",
     "- *line transfers* and *instructions* are per packet, from the simulation; of a TCP stream "
-    "1,448 bytes, or what its MSS says, are a packet. *beside copies* leaves out the lines that move because the payload is copied or summed on another CPU than "
-    "the one that wrote it, which nothing that frees an skb can change.",
+    "1,448 bytes, or what its MSS says, are a packet. *beside copies* leaves out the lines that "
+    "move because the payload is copied or summed on another CPU than the one that wrote it, which "
+    "nothing that frees an skb can change.",
     "- *zone lock* counts the takings of a zone's lock: pages given back or taken in bulk, and "
     "allocations and releases of several pages at a time.",
 )
