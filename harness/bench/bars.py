@@ -23,6 +23,8 @@ class Kept(Enum):
     """How a bar was met."""
 
     KEPT = "kept"
+    #: What was measured keeps it; some cases were not measured.
+    PARTLY = "kept as far as measured"
     MISSED = "MISSED"
     #: Too little was measured to tell: never kept.
     UNKNOWN = "not shown"
@@ -58,10 +60,23 @@ def _name(figure: Figure, digits: int = 2) -> str:
     return f"{figure.case}, {figure.arm}: {ratio}{interval}"
 
 
-def _judge(any_figure: bool, misses: Sequence[str]) -> Kept:
+def _judge(any_figure: bool, misses: Sequence[str], whole: bool = True) -> Kept:
     if misses:
         return Kept.MISSED
-    return Kept.KEPT if any_figure else Kept.UNKNOWN
+    if not any_figure:
+        return Kept.UNKNOWN
+    return Kept.KEPT if whole else Kept.PARTLY
+
+
+def _whole(measured: Sequence[Figure], wanted: Sequence[Case]) -> bool:
+    """Tell whether there is a figure of every case that a bar is about."""
+    return {case.name for case in wanted} <= {each.case for each in measured}
+
+
+def _far(measured: Sequence[Figure], wanted: Sequence[Case]) -> str:
+    """Say how many of the cases were measured, if it is not all."""
+    done = {case.name for case in wanted} & {each.case for each in measured}
+    return "" if len(done) == len(wanted) else f" ({len(done)} of {len(wanted)} cases measured)"
 
 
 def _enough(among: Sequence[Figure]) -> bool:
@@ -77,6 +92,7 @@ def reads(table: Table, cases: Mapping[str, Case]) -> Bar:
         for each in table.with_metric(metric, *USED)
         if each.workload <= 5 and cases[each.case].reads
     ]
+    wanted = [case for case in cases.values() if case.workload <= 5 and case.reads]
     bad = [each for each in mine if each.value > 1]
     base = [each.value for each in table.with_metric(metric, "off") if each.workload <= 5]
     worst = max((each.value for each in mine), default=0.0)
@@ -86,15 +102,15 @@ def reads(table: Table, cases: Mapping[str, Case]) -> Bar:
     return Bar(
         "Of the skbs that were read, at most 1 % is freed on another CPU than their own, "
         "in workloads 1 to 5",
-        _judge(bool(mine), [each.case for each in bad]),
-        told if mine else "not measured",
+        _judge(bool(mine), [each.case for each in bad], _whole(mine, wanted)),
+        told + _far(mine, wanted) if mine else "not measured",
         tuple(f"{each.case}, {each.arm}: {each.value:.1f} %" for each in bad),
         "UDP sockets and what is not read at all are not the series' business: it changes TCP "
         "and the readers of tun, tap and vhost-net.",
     )
 
 
-def transfers(table: Table) -> Bar:
+def transfers(table: Table, cases: Sequence[Case]) -> Bar:
     """Judge: line transfers per packet, at most 0.7 in 1, 2 and 5, nowhere above 1.02."""
     mine = [
         each for each in table.with_metric(figures.TRANSFERS, *SERIES) if each.ratio is not None
@@ -109,20 +125,21 @@ def transfers(table: Table) -> Bar:
         )
     ]
     told = ", ".join(_name(each) for each in mine if each.arm in USED) or "not measured"
+    wanted = [case for case in cases if case.lines]
     beside = ", ".join(
         _name(each) for each in table.with_metric(figures.BESIDE, *USED) if each.ratio is not None
     )
     return Bar(
         "Simulated cache-line transfers per packet: at most 0.7 of the baseline's in workloads "
         "1, 2 and 5, nowhere more than 1.02",
-        _judge(bool(mine), [each.case for each in bad]),
-        told,
+        _judge(bool(mine), [each.case for each in bad], _whole(mine, wanted)),
+        told + _far(mine, wanted),
         tuple(_name(each) for each in bad),
         f"Without the lines of the payload that a copy moves: {beside}." if beside else "",
     )
 
 
-def throughput(table: Table) -> Bar:
+def throughput(table: Table, cases: Sequence[Case]) -> Bar:
     """Judge: never below 0.98, and above 1.05 in at least two workloads."""
     mine = [each for each in table.with_metric("throughput", *SERIES) if each.ratio is not None]
     low = [each for each in mine if each.ratio is not None and each.ratio < 0.98]
@@ -143,20 +160,21 @@ def throughput(table: Table) -> Bar:
         misses.append(f"above 1.05 in {len(where)} workloads, not in two")
     return Bar(
         "The throughput's ratio is never below 0.98, and above 1.05 in at least two workloads",
-        _judge(_enough(mine), misses),
-        told if mine else "not measured",
+        _judge(_enough(mine), misses, _whole(mine, cases)),
+        told + _far(mine, cases) if mine else "not measured",
         tuple(misses),
         "Times under an emulator: no caches, so what the series saves hardly shows in them.",
     )
 
 
-def udp(table: Table) -> Bar:
+def udp(table: Table, cases: Sequence[Case]) -> Bar:
     """Judge: workload 5 at limit 64 is slower in no size and no direction."""
     mine = [
         each
         for each in table.with_metric("throughput", "defer")
         if each.workload == 5 and each.ratio is not None
     ]
+    wanted = [case for case in cases if case.workload == 5]
     bad = [
         each
         for each in mine
@@ -165,22 +183,23 @@ def udp(table: Table) -> Bar:
     told = ", ".join(_name(each) for each in mine) or "not measured"
     return Bar(
         "Workload 5 at limit 64: slower in no size and no direction",
-        _judge(_enough(mine), [each.case for each in bad]),
-        told,
+        _judge(_enough(mine), [each.case for each in bad], _whole(mine, wanted)),
+        told + _far(mine, wanted),
         tuple(_name(each) for each in bad),
     )
 
 
-def instructions(table: Table) -> Bar:
+def instructions(table: Table, cases: Sequence[Case]) -> Bar:
     """Judge: instructions per packet of both CPUs together, at most 1 % above the baseline's."""
     mine = [each for each in table.with_metric(figures.BOTH, *USED) if each.ratio is not None]
     bad = [each for each in mine if each.ratio is not None and each.ratio > 1.01]
     told = ", ".join(_name(each, 3) for each in mine) or "not measured"
+    wanted = [case for case in cases if case.lines]
     return Bar(
         "Instructions per packet, on the sending and the receiving CPU together: at most 1 % above "
         "the baseline's",
-        _judge(bool(mine), [each.case for each in bad]),
-        told,
+        _judge(bool(mine), [each.case for each in bad], _whole(mine, wanted)),
+        told + _far(mine, wanted),
         tuple(_name(each, 3) for each in bad),
     )
 
@@ -221,9 +240,9 @@ def judge(table: Table, cases: Sequence[Case], idle_summary: Mapping[str, Any]) 
     by_name = {case.name: case for case in cases}
     return (
         reads(table, by_name),
-        transfers(table),
-        throughput(table),
-        udp(table),
+        transfers(table, cases),
+        throughput(table, cases),
+        udp(table, cases),
         idle(idle_summary),
-        instructions(table),
+        instructions(table, cases),
     )
