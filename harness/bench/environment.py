@@ -9,13 +9,13 @@ from typing import Any
 from harness import accel, process, selfbench, series
 from harness.bases import Base
 from harness.bench import guests
-from harness.build import Kernel
+from harness.bench.frozen import Measured
 
 #: Characters of a digest that tell two apart.
 _SHORT = 16
 
 
-def describe(kernels: Mapping[bool, Kernel]) -> dict[str, Any]:
+def describe(kernels: Mapping[bool, Measured]) -> dict[str, Any]:
     """Return accelerator, CPUs, NUMA layout, kernels and what else figures depend on.
 
     Args:
@@ -40,7 +40,7 @@ def describe(kernels: Mapping[bool, Kernel]) -> dict[str, Any]:
     return found
 
 
-def of_series(base: Base, kernel: Kernel) -> dict[str, Any]:
+def of_series(base: Base, kernel: Measured) -> dict[str, Any]:
     """Return the name of the series, how many patches it has, and its digest."""
     patches = series.digest(base.patches)
     running = str(kernel.describe()["series"])

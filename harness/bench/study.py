@@ -14,6 +14,7 @@ from harness.bases import Base
 from harness.bench import (
     arms,
     environment,
+    frozen,
     idle,
     lines,
     model,
@@ -28,7 +29,6 @@ from harness.bench.measure import LoadFailed
 from harness.bench.runner import Effort, OutOfTime, Runner
 from harness.bench.samples import Samples
 from harness.bench.workloads import Case
-from harness.build import Kernel
 from harness.errors import HarnessError
 from harness.vm import GuestCommandFailed, GuestCommandTimeout
 
@@ -88,8 +88,14 @@ FULL = Size("full", rounds=6, traced=True, idle_rounds=2, idle=workloads.IDLE, l
 class Study:
     """What is measured of one base, and where that is kept."""
 
-    def __init__(self, base: Base, size: Size, log_dir: Path) -> None:
+    def __init__(
+        self, base: Base, size: Size, log_dir: Path, *, keep_kernels: bool = False
+    ) -> None:
         """Build both kernels, as far as they are not there.
+
+        Args:
+            keep_kernels: take the kernels that the first such run has copied
+                (:mod:`harness.bench.frozen`).
 
         Raises:
             HarnessError: a kernel cannot be built.
@@ -98,11 +104,18 @@ class Study:
         self.size = size
         self.log_dir = log_dir
         self.where = samples.directory(base.name) / size.name
-        quiet = progress.Steps(quiet=True)
-        self.kernels: dict[bool, Kernel] = {
-            baseline: build.build(base, baseline=baseline, steps=quiet)
-            for baseline in (True, False)
-        }
+        copies = samples.directory(base.name) / "kernels"
+        if keep_kernels and copies.is_dir():
+            self.kernels = frozen.load(copies)
+        else:
+            quiet = progress.Steps(quiet=True)
+            self.kernels = {
+                baseline: build.build(base, baseline=baseline, steps=quiet)
+                for baseline in (True, False)
+            }
+            if keep_kernels:
+                frozen.freeze(self.kernels, copies)
+                self.kernels = frozen.load(copies)
         for tool in ("load", "wire", "ringdump"):
             guesttools.tool(tool)
         self.environment = environment.describe(self.kernels)

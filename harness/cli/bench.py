@@ -53,6 +53,12 @@ def parser() -> argparse.ArgumentParser:
         help="this part alone (timed and traced runs, idle connections, simulations); may be given "
         "several times, and several runs of different parts may run at the same time",
     )
+    found.add_argument(
+        "--keep-kernels",
+        action="store_true",
+        help="copy the kernels to build/bench/BASE/kernels, or take those that are there: what is "
+        "measured stays valid while somebody works on the series",
+    )
     found.add_argument("--list", action="store_true", help="name the cases, and measure nothing")
     found.add_argument(
         "--report", action="store_true", help="write the report of what is known; measure nothing"
@@ -79,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     size = study.QUICK if options.quick else study.FULL
     if options.rounds is not None:
         size = dataclasses.replace(size, rounds=options.rounds)
-    mine = study.Study(base, size, log_dir)
+    mine = study.Study(base, size, log_dir, keep_kernels=options.keep_kernels)
     done = True
     if not options.report:
         parts = options.part or study.PARTS

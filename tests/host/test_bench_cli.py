@@ -18,7 +18,9 @@ pytestmark = pytest.mark.host
 class Study:
     """A study that measures nothing."""
 
-    def __init__(self, base: Any, size: study.Size, log_dir: Path) -> None:
+    def __init__(
+        self, base: Any, size: study.Size, log_dir: Path, *, keep_kernels: bool = False
+    ) -> None:
         self.size, self.where = size, log_dir
         self.asked: list[Any] = []
         self.written: list[str] = []

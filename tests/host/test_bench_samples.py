@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from harness import stamp
-from harness.bench import arms, measure, networks, runner, samples, workloads
+from harness.bench import arms, frozen, measure, networks, runner, samples, workloads
 from harness.bench.runner import Effort, OutOfTime, Runner
 from harness.bench.samples import Samples
 from harness.bench.workloads import Case
+from harness.errors import HarnessError
 
 pytestmark = pytest.mark.host
 
@@ -149,3 +150,40 @@ def test_a_broken_file_counts_for_nothing(tmp_path: Path) -> None:
     assert samples.load(path, "k") == Samples()
     stamp.write(path, "k", {"rounds": [], "unknown": 1})
     assert samples.load(path, "k") == Samples()
+
+
+@dataclasses.dataclass
+class Kernel:
+    image: Path
+    vmlinux: Path
+    build_dir: Path
+    release: str
+
+    def describe(self) -> dict[str, Any]:
+        return {"release": self.release, "series": "s"}
+
+
+def kernels(tmp_path: Path) -> dict[bool, Any]:
+    found = {}
+    for baseline in (True, False):
+        here = tmp_path / f"tree-{baseline}"
+        here.mkdir()
+        (here / "bzImage").write_text(f"image {baseline}")
+        (here / "vmlinux").write_text("symbols")
+        found[baseline] = Kernel(here / "bzImage", here / "vmlinux", here, f"5.10-{baseline}")
+    return found
+
+
+def test_kernels_stay_what_they_were(tmp_path: Path) -> None:
+    built = kernels(tmp_path)
+    frozen.freeze(built, tmp_path / "kernels")
+    built[False].image.write_text("another one")
+    found = frozen.load(tmp_path / "kernels")
+    assert found[False].image.read_text() == "image False"
+    assert found[True].describe() == {"release": "5.10-True", "series": "s"}
+
+
+def test_what_is_no_copy_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "kernels" / "baseline").mkdir(parents=True)
+    with pytest.raises(HarnessError, match="does not hold a kernel"):
+        frozen.load(tmp_path / "kernels")
