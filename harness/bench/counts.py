@@ -249,6 +249,12 @@ def events(found: Window, pages_at_once: int = 1) -> dict[str, float]:
     return counts
 
 
+#: Files that tell how many pairs of skbs, as TCP uses them, were allocated.
+PAIRS = tuple(
+    f"/sys/kernel/slab/skbuff_fclone_cache/{path}" for path in ("alloc_fastpath", "alloc_slowpath")
+)
+
+
 def tx_cache_hits(found: Window) -> float | None:
     """Return which part, in percent, of the skbs that TCP asked for its cache had.
 

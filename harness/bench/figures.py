@@ -15,6 +15,9 @@ from harness.bench.workloads import Case
 #: What a traced run's values are called beside those of timed runs with the same name.
 TRACED = "traced: "
 
+#: The load average of the host over a minute, when a run ended.
+LOAD = "host load"
+
 #: Metrics of the simulation: cache-line transfers and instructions.
 TRANSFERS, REMOTE = "line transfers per packet", "line transfers between nodes per packet"
 #: Those that are not made by whoever copies or sums the payload, whose lines must move anyway.
@@ -61,6 +64,8 @@ def unit(case: Case, metric: str) -> str:
         return case.rate
     if metric.endswith("%"):
         return "%"
+    if metric == LOAD:
+        return "processes"
     if metric.endswith(("p50", "p99", "p99.9")):
         return "us"
     if "per packet" in metric:

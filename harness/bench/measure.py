@@ -19,7 +19,7 @@ from harness.errors import HarnessError
 _LIMIT = 60
 
 #: Seconds of a traced run, of which its window is the greater part; KiB of its buffer per CPU.
-TRACED, _TRACE_KIB = 0.1, 4096
+TRACED, _TRACE_KIB = 0.1, 6144
 
 #: Seconds after which lists are empty (200 ms, as documented, and what an emulated CPU adds).
 _DRAINED = 0.4
@@ -197,6 +197,8 @@ def follow(guest: Guest, case: Case, path: Path, events: Sequence[str]) -> Measu
                 case,
                 path,
                 events=events,
+                # What is read takes its time, in which everything is recorded as well.
+                files=(*counts.PACKETS, *counts.PAIRS),
                 seconds=seconds,
                 rest=_DRAINED,
                 begin=f"{script} start {_TRACE_KIB}",

@@ -244,7 +244,11 @@ def _section(case: Mapping[str, Any], by_name: Mapping[tuple[str, str, str], Any
         return [*lines, "Not run.", ""]
     spread = case["spread_percent"]
     said = "unknown" if spread is None else f"{spread:.1f} %"
-    lines += [f"{case['rounds']} rounds; two equal arms differ here by up to {said}.", ""]
+    told = f"{case['rounds']} rounds; two equal arms differ here by up to {said}."
+    busy = by_name.get((case["name"], arms.REFERENCE, figures.LOAD))
+    if busy:
+        told += f" The host's load average was {busy['value']:.1f}."
+    lines += [told, ""]
 
     def get(arm: str, metric: str) -> Mapping[str, Any] | None:
         return by_name.get((case["name"], arm, metric))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from typing import Any
 from harness import progress
 from harness.bench import arms, measure, networks, plan, samples
 from harness.bench.arms import Arm
+from harness.bench.figures import LOAD
 from harness.bench.guests import Guest, Guests
 from harness.bench.networks import Network
 from harness.bench.samples import Samples
@@ -157,7 +159,9 @@ class Runner:
             raise OutOfTime
 
     def _timed(self, guest: Guest, case: Case, path: networks.Path) -> dict[str, float]:
-        return measure.evaluate(case, path, measure.run(guest, case, path)).values
+        values = measure.evaluate(case, path, measure.run(guest, case, path)).values
+        # What else the machine had to do is what most of the spread comes from.
+        return {**values, LOAD: os.getloadavg()[0]}
 
     def _followed(self, guest: Guest, case: Case, path: networks.Path) -> dict[str, Any]:
         if guest.kind not in self._events:
