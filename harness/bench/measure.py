@@ -191,6 +191,9 @@ def follow(guest: Guest, case: Case, path: Path, events: Sequence[str]) -> Measu
     dump = f"{guesttools.tool('ringdump')} {_TRACING} {' '.join(_TRACED)}"
     seconds = TRACED
     for _ in range(4):
+        # Probes are set before there is traffic: set in code that all CPUs run, one of them may
+        # wait for the others for ever on an emulated machine.
+        guest.sh(f"{script} start {_TRACE_KIB}; echo 0 > {_TRACING}/tracing_on")
         try:
             found = run(
                 guest,
@@ -201,8 +204,8 @@ def follow(guest: Guest, case: Case, path: Path, events: Sequence[str]) -> Measu
                 files=(*counts.PACKETS, *counts.PAIRS),
                 seconds=seconds,
                 rest=_DRAINED,
-                begin=f"{script} start {_TRACE_KIB}",
-                end=f"{script} stop",
+                begin=f"echo 1 > {_TRACING}/tracing_on",
+                end=f"echo 0 > {_TRACING}/tracing_on",
             )
         finally:
             shown = guest.sh(f"{script} stop; {dump}; {script} clear", timeout=120)

@@ -124,6 +124,9 @@ def _missing(case: Case, known: Samples) -> Iterable[str]:
         yield f"{case.name}: where skbs are freed, zone-lock takings, wake-ups"
     if case.lines and not known.lines:
         yield f"{case.name}: simulated line transfers, instructions"
+    for arm, each in known.traced.items():
+        if "failed" in each:
+            yield f"{case.name}, {arm}: following its skbs: {each['failed']}"
     yield from (f"{case.name}, {each}" for each in dict.fromkeys(known.failures))
 
 

@@ -18,7 +18,7 @@ from harness.bench.guests import Guest, Guests
 from harness.bench.networks import Network
 from harness.bench.samples import Samples
 from harness.bench.workloads import Case
-from harness.vm import GuestCommandFailed, GuestCommandTimeout
+from harness.vm import GuestCommandFailed, GuestCommandTimeout, GuestError
 
 #: Seconds that a run takes beside its window, as a first guess.
 _BESIDE = 0.7
@@ -140,7 +140,13 @@ class Runner:
                 if arm.name not in arms.FOLLOWED or arm.name in known.traced:
                     continue
                 self._line.update(f"{case.name}, following skbs, {arm.name}")
-                done = one(arm, lambda g, p: self._followed(g, case, p))
+                try:
+                    done = one(arm, lambda g, p: self._followed(g, case, p))
+                except GuestError as err:
+                    # Not again: a guest that probes have ended once they may end twice.
+                    known.traced[arm.name] = {"values": {}, "failed": err.what}
+                    samples.save(self._file(case), self._keys[case.name], known)
+                    raise
                 if done is not None:
                     known.traced[arm.name] = done
                 samples.save(self._file(case), self._keys[case.name], known)

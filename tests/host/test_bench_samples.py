@@ -17,6 +17,7 @@ from harness.bench.runner import Effort, OutOfTime, Runner
 from harness.bench.samples import Samples
 from harness.bench.workloads import Case
 from harness.errors import HarnessError
+from harness.vm import GuestHang
 
 pytestmark = pytest.mark.host
 
@@ -125,6 +126,26 @@ def test_what_fails_is_told_and_does_not_keep_the_rest(
     known = make(tmp_path).known(CASE)
     assert known.failures == ["defer: x: load ended with 1: no such device"]
     assert set(known.rounds[0]) == {"off", "off-again"}
+
+
+def test_what_has_ended_a_guest_is_not_tried_again(
+    tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = []
+
+    def follow(guest: Any, case: Case, path: Any, events: Any) -> measure.Measured:
+        followed.append(guest.kind)
+        if guest.kind == "baseline":
+            raise GuestHang("the guest gave no sign of life")
+        return measure.Measured({}, 100, 0.2, {})
+
+    monkeypatch.setattr(measure, "follow", follow)
+    with pytest.raises(GuestHang):
+        make(tmp_path).run([CASE], Effort(1))
+    make(tmp_path).run([CASE], Effort(1))
+    assert followed == ["baseline", "patched"]
+    known = make(tmp_path).known(CASE)
+    assert known.traced["off"]["failed"] == "the guest gave no sign of life"
 
 
 def test_a_key_speaks_for_kernels_case_and_machine() -> None:
