@@ -194,6 +194,9 @@ def instructions(table: Table, cases: Sequence[Case]) -> Bar:
     mine = [each for each in table.with_metric(figures.BOTH, *USED) if each.ratio is not None]
     bad = [each for each in mine if each.ratio is not None and each.ratio > 1.01]
     told = ", ".join(_name(each, 3) for each in mine) or "not measured"
+    waited = ", ".join(
+        _name(each, 3) for each in table.with_metric(figures.WORK, *USED) if each.ratio is not None
+    )
     wanted = [case for case in cases if case.lines]
     return Bar(
         "Instructions per packet, on the sending and the receiving CPU together: at most 1 % above "
@@ -201,6 +204,7 @@ def instructions(table: Table, cases: Sequence[Case]) -> Bar:
         _judge(bool(mine), [each.case for each in bad], _whole(mine, wanted)),
         told + _far(mine, wanted),
         tuple(_name(each, 3) for each in bad),
+        f"Without the loops in which the reading CPU waits for a lock: {waited}." if waited else "",
     )
 
 

@@ -24,6 +24,8 @@ TRANSFERS, REMOTE = "line transfers per packet", "line transfers between nodes p
 BESIDE = "line transfers per packet, beside copies"
 INSTRUCTIONS = "instructions per packet"
 BOTH = "instructions per packet, sending and reading CPU"
+#: The same without what the reading CPU does while it waits for a lock.
+WORK = "instructions per packet, both CPUs, without the reader's waiting for locks"
 
 
 @dataclass(frozen=True)

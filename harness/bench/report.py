@@ -268,6 +268,7 @@ def _section(case: Mapping[str, Any], by_name: Mapping[tuple[str, str, str], Any
             figures.TRANSFERS: "line transfers/packet",
             figures.BESIDE: "beside copies",
             figures.INSTRUCTIONS: "instructions/packet",
+            figures.WORK: "both CPUs, no waiting",
         }.items()
         if any(get(arm, metric) for arm in case["arms"])
     }

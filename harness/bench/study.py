@@ -262,7 +262,7 @@ class Study:
         path = self.where / "samples" / f"{case.name}.json"
         found = samples.load(path, self.keys[case.name])
         simulated = self.lines_of(case)
-        found.lines = {arm: lines.with_derived(each) for arm, each in simulated.items()}
+        found.lines = {arm: lines.with_derived(case, each) for arm, each in simulated.items()}
         return found
 
     def write(self, facts: Mapping[str, Any], directory: Path, stem: str) -> list[Path]:

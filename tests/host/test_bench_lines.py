@@ -62,9 +62,27 @@ def test_sections_are_averaged() -> None:
     assert both["packets"] == 300
 
 
+def section() -> dict[str, Any]:
+    return {
+        "values": {figures.TRANSFERS: 30.0, figures.BOTH: 1000.0},
+        "transfers": {"do_csum": 4.0, "kfree": 2.0},
+        "profile": {"skb_copy_datagram_iter": 12.0, "queued_spin_lock_slowpath": 100.0},
+    }
+
+
+def test_datagrams_are_those_that_were_read_in_the_section() -> None:
+    # Twice as many packets were counted as were read while it lasted.
+    found = lines.with_derived(CASES["udp-tun-out-400"], section())
+    assert found["packets_factor"] == 2.0
+    assert found["values"][figures.TRANSFERS] == 60.0
+    assert found["values"][figures.WORK] == 1800.0
+    stream = lines.with_derived(CASES["stream-veth"], section())
+    assert stream["values"][figures.TRANSFERS] == 30.0, "one skb of a stream is read in pieces"
+
+
 def test_copies_of_the_payload_are_told_apart() -> None:
-    found = {"values": {figures.TRANSFERS: 30.0}, "transfers": {"do_csum": 4.0, "kfree": 2.0}}
-    assert lines.with_derived(found)["values"][figures.BESIDE] == 26.0
+    found = lines.with_derived(CASES["stream-veth"], section())
+    assert found["values"][figures.BESIDE] == 26.0
 
 
 def test_cases_have_names_of_their_own_and_known_arms() -> None:
