@@ -18,6 +18,9 @@ TRACED = "traced: "
 #: The load average of the host over a minute, when a run ended.
 LOAD = "host load"
 
+#: Of the skbs that their readers would have handed home, those that found the list full.
+FULL = "found the list full, %"
+
 #: Metrics of the simulation: cache-line transfers and instructions.
 TRANSFERS, REMOTE = "line transfers per packet", "line transfers between nodes per packet"
 #: Those that are not made by whoever copies or sums the payload, whose lines must move anyway.
@@ -88,6 +91,15 @@ def of_case(case: Case, known: Samples) -> list[Figure]:
         *_once(case, known.traced, TRACED),
         *_once(case, known.lines, ""),
     ]
+
+
+def add_full(known: Samples) -> None:
+    """Add to each round which part of the skbs that were to go home found no room."""
+    for each in known.rounds:
+        for values in each.values():
+            full, deferred = (values.get(f"lists: {name}") for name in ("full", "deferred"))
+            if full is not None and deferred is not None and full + deferred > 0:
+                values[FULL] = 100 * full / (full + deferred)
 
 
 def _timed(case: Case, known: Samples, arm: str) -> list[Figure]:

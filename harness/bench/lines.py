@@ -139,14 +139,16 @@ def with_derived(case: Case, found: Mapping[str, Any]) -> dict[str, Any]:
     """Return a section's counts for exactly its packets, and what no copy of the payload makes.
 
     Packets are counted from reading to reading, which an emulated CPU that is followed takes its
-    time for; what is counted begins and ends between. Whoever reads a datagram calls
-    ``skb_copy_datagram_iter`` once, and that executes the same instructions each time: they say
-    how many datagrams were read in the section itself.
+    time for; what is counted begins and ends between. Whoever reads a datagram calls some
+    functions once, which execute the same instructions each time: they say how many datagrams
+    were read in the section itself.
     """
     factor = 1.0
-    seen = found["profile"].get(_ONCE, 0.0)
-    if case.packets in ("received", "device") and seen > 0:
-        factor = _ONCE_INSTRUCTIONS / seen
+    if case.packets in ("received", "device"):
+        for function, instructions in _ONCE.items():
+            if found["profile"].get(function, 0.0) > 0:
+                factor = instructions / found["profile"][function]
+                break
     scaled = {
         group: {name: value * factor for name, value in found[group].items()}
         for group in ("values", "profile", "transfers")
@@ -160,10 +162,10 @@ def with_derived(case: Case, found: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, **scaled, "packets_factor": factor}
 
 
-#: A function that runs once for each datagram that is read, and its instructions: counted in its
-#: disassembly, the same in the base and the series. Another compiler's would change all figures
-#: by one factor, and no ratio.
-_ONCE, _ONCE_INSTRUCTIONS = "skb_copy_datagram_iter", 24.0
+#: Functions one of which runs once for each datagram that is read, and its instructions: counted
+#: in the disassembly, the same in the base and the series. Another compiler's would change all
+#: figures by one factor, and no ratio.
+_ONCE = {"skb_copy_datagram_iter": 24.0, "inet_recvmsg": 26.0}
 
 #: Where a CPU is that waits for a lock.
 _SPIN = "queued_spin_lock_slowpath"

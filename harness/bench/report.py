@@ -14,6 +14,7 @@ from harness.bench.workloads import Case
 #: Counts that tables show, per 1,000 packets, and their headings; the JSON has all.
 COUNTS: Mapping[str, str] = {
     f"{figures.TRACED}read skbs freed elsewhere, %": "read skbs freed elsewhere",
+    figures.FULL: "found the list full",
     "skb frees, slow path": "skb slow frees",
     "data frees, slow path": "data slow frees",
     "pages freed": "pages freed",
@@ -176,6 +177,11 @@ _HOW = (
     "- Counts are per 1,000 packets (skbs, as they arrive at IP or are read from a device). "
     "Those of *read skbs freed elsewhere*, *zone lock*, *wake-ups* and *contended locks* are from "
     "a short run of its own in which every skb is followed from its allocation to its release.",
+    "- *found the list full*: of what a reader would have handed home, the part that it freed "
+    "itself for want of room, in the timed runs. Recording every allocation and release slows the "
+    "CPU that allocates most, so that in the traced run a list may be full where it is not "
+    "otherwise. UDP sockets copy linear skbs past the event that tells what was read: of them only "
+    "the slow frees tell.",
     "- *line transfers* and *instructions* are per packet, from the simulation; of a TCP stream "
     "1,448 bytes, or what its MSS says, are a packet. *beside copies* leaves out the lines that "
     "move because the payload is copied or summed on another CPU than the one that wrote it, which "

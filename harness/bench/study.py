@@ -14,6 +14,7 @@ from harness.bases import Base
 from harness.bench import (
     arms,
     environment,
+    figures,
     frozen,
     idle,
     lines,
@@ -261,6 +262,7 @@ class Study:
     def _known(self, case: Case) -> Samples:
         path = self.where / "samples" / f"{case.name}.json"
         found = samples.load(path, self.keys[case.name])
+        figures.add_full(found)
         simulated = self.lines_of(case)
         found.lines = {arm: lines.with_derived(case, each) for arm, each in simulated.items()}
         return found

@@ -204,6 +204,17 @@ def test_a_persons_words_stand_with_the_bars() -> None:
     assert text.index("## Bars") < text.index("The list is full") < text.index("## Workload 1")
 
 
+def test_what_found_its_list_full_is_told() -> None:
+    known = samples()
+    for each in known.rounds:
+        each["defer"] |= {"lists: full": 25.0, "lists: deferred": 975.0}
+        each["limit-0"] |= {"lists: full": 0.0, "lists: deferred": 0.0}
+    figures.add_full(known)
+    found = [f for f in figures.of_case(TUN, known) if f.metric == figures.FULL]
+    assert [(f.arm, f.value, f.unit) for f in found] == [("defer", 2.5, "%")]
+    assert "found the list full" in report.as_markdown(facts(known))
+
+
 def test_units() -> None:
     assert figures.unit(TUN, "wake-ups") == "per 1,000 packets"
     assert figures.unit(TUN, "latency p99.9") == "us"
