@@ -122,6 +122,7 @@ def summary(known: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
         known: arm to what :func:`run` returned, each time.
     """
     base = known.get(arms.REFERENCE)
+    slack = _slack(known)
     rows: dict[str, dict[str, Any]] = {}
     for arm, runs in known.items():
         if not runs:
@@ -135,7 +136,7 @@ def summary(known: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
             "at_once_bytes": statistics.median([each["at_once"] for each in runs]),
             "opened_bytes": statistics.median([each["opened"] for each in runs]),
             "more_bytes": after - reference,
-            "bound_bytes": CPUS * limit * SKB_BYTES + SLACK,
+            "bound_bytes": CPUS * limit * SKB_BYTES + slack,
             "most_waiting": max(
                 (int(count) for each in runs for _at, count in each["waiting"]), default=0
             ),
@@ -148,10 +149,17 @@ def summary(known: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
             (int(each.get("connections", 0)) for runs in known.values() for each in runs), default=0
         ),
         "allowed_seconds": DOCUMENTED + LATE,
+        "slack_bytes": slack,
         "arms": rows,
     }
 
 
-#: Bytes that differ between two runs of the same arm: objects of slabs that CPUs have for
-#: themselves count as used.
+#: Bytes that differ at least between two runs of the same arm: objects of slabs that CPUs have
+#: for themselves count as used.
 SLACK = 512 << 10
+
+
+def _slack(known: Mapping[str, Sequence[Mapping[str, Any]]]) -> float:
+    """Return by how much runs differ that have nothing on lists, as far as was seen."""
+    held = [each["after"] for arm in (arms.REFERENCE, "limit-0") for each in known.get(arm, ())]
+    return max(SLACK, max(held, default=0) - min(held, default=0))

@@ -323,7 +323,8 @@ def _idle(found: Mapping[str, Any]) -> list[str]:
         return ["Not run.", ""]
     return [
         f"{found['connections']:,} connections over veth; bytes are of objects in use in the "
-        "caches of skbs and of their data.",
+        "caches of skbs and of their data. Runs with nothing on lists differ by up to "
+        f"{found['slack_bytes'] / 1024:,.0f} KiB.",
         "",
         *_table(
             (
