@@ -1,4 +1,6 @@
-"""Programs that run in the guest: C sources of tests/guest, compiled once on the host.
+"""Programs that run in the guest: C sources, compiled once on the host.
+
+They are in tests/guest, and in harness/bench/guest.
 
 A program is a file NAME.c, or a directory NAME whose C sources make one program.
 The guest sees the host's file system, so a program built here runs there at
@@ -15,6 +17,9 @@ from harness import lock, paths, process, stamp
 from harness.errors import CommandFailed, UsageError
 
 SOURCES = paths.TESTS / "guest"
+
+#: Where else there may be some.
+MORE = (paths.ROOT / "harness" / "bench" / "guest",)
 
 #: What any program may include to have itself counted.
 _MARKS = (SOURCES / "mark" / "mark.h", paths.ROOT / "harness" / "coherence" / "marks.h")
@@ -34,13 +39,14 @@ def sources(name: str) -> list[Path]:
     Raises:
         UsageError: there are none; the message lists the known programs.
     """
-    single = SOURCES / f"{name}.c"
-    found = [single] if single.is_file() else sorted((SOURCES / name).glob("*.c"))
-    if not found:
-        names = {each.stem for each in SOURCES.glob("*.c")}
-        names |= {each.parent.name for each in SOURCES.glob("*/*.c")}
-        raise UsageError(f"no guest program {name!r}; known: {', '.join(sorted(names)) or 'none'}")
-    return found
+    for top in (SOURCES, *MORE):
+        single = top / f"{name}.c"
+        found = [single] if single.is_file() else sorted((top / name).glob("*.c"))
+        if found:
+            return found
+    names = {each.stem for top in (SOURCES, *MORE) for each in top.glob("*.c")}
+    names |= {each.parent.name for top in (SOURCES, *MORE) for each in top.glob("*/*.c")}
+    raise UsageError(f"no guest program {name!r}; known: {', '.join(sorted(names)) or 'none'}")
 
 
 def script(name: str) -> Path:
@@ -82,7 +88,8 @@ def tool(name: str) -> Path:
 
 def _headers(name: str) -> list[Path]:
     """Return the headers that the program ``name`` has for itself, and those of marks."""
-    return [*sorted((SOURCES / name).glob("*.h")), *_MARKS]
+    own = sorted(each for top in (SOURCES, *MORE) for each in (top / name).glob("*.h"))
+    return [*own, *_MARKS]
 
 
 def _compile(compiler: str, name: str, code: list[Path], binary: Path) -> None:

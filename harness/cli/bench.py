@@ -1,91 +1,108 @@
-"""Measure, and print a table of what was measured and what it should be."""
+"""Measure what a series gains and costs, or how long a person waits for the harness.
+
+scripts/bench BASE compares kernels with and without the series, by events that are counted and
+by times that are paired, and writes a report: build/bench/BASE/SIZE/report.md, .json and plots.
+What was measured is kept: a run that was ended goes on, and what it speaks for no longer is
+measured again. scripts/bench harness measures the harness itself (see its own --help).
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
+import dataclasses
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 
-from harness import bases, bench, build, logs, progress, stamp
-from harness.bases import Base
-from harness.bench import Result
-from harness.cli import _main
+from harness import bases, logs, paths, progress
+from harness.bench import study, workloads
+from harness.cli import _main, selfbench
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    found = argparse.ArgumentParser(prog="bench", description=__doc__)
-    commands = found.add_subparsers(dest="command", required=True, metavar="WHAT")
-    harness = commands.add_parser(
-        "harness",
-        help="how long a person waits for the harness",
-        description="How long a person waits for the harness, and how much disk it takes. "
-        "Builds the patched kernel first if it is not there.",
-    )
-    harness.add_argument("base", nargs="?", metavar="BASE", default=bases.default_base().name)
-    harness.add_argument(
-        "--cold",
-        action="store_true",
-        help="also from nothing, in a directory of its own (downloads and builds, 20 minutes)",
-    )
-    harness.add_argument(
-        "--configurations",
-        action="store_true",
-        help="also the CPU time of the default flavour against virtme-ng's own configuration "
-        "(30 minutes)",
-    )
-    harness.add_argument(
+    found = _main.parser("bench", __doc__)
+    _main.add_base(found)
+    size = found.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a few cases, two rounds: two minutes")
+    size.add_argument("--full", action="store_true", help="everything: an hour (the default)")
+    found.add_argument(
         "--only",
-        action="append",
         metavar="NAME",
-        choices=["nothing", "change", "boot", "host-tests", "disk", "cold", "configurations"],
-        help="measure this alone; may be given several times: %(choices)s",
+        action="append",
+        default=[],
+        help="a workload's number, a case's name or its beginning; may be given several times",
+    )
+    found.add_argument(
+        "--minutes",
+        metavar="N",
+        type=float,
+        help="stop after that long; the next run goes on where this one stopped",
+    )
+    found.add_argument(
+        "--rounds",
+        metavar="N",
+        type=int,
+        help="timed rounds of each case (quick 2, full 6); more are added to those that are there",
+    )
+    found.add_argument(
+        "--part",
+        action="append",
+        choices=study.PARTS,
+        default=[],
+        help="this part alone (timed and traced runs, idle connections, simulations); may be given "
+        "several times, and several runs of different parts may run at the same time",
+    )
+    found.add_argument(
+        "--keep-kernels",
+        action="store_true",
+        help="copy the kernels to build/bench/BASE/kernels, or take those that are there: what is "
+        "measured stays valid while somebody works on the series",
+    )
+    found.add_argument("--list", action="store_true", help="name the cases, and measure nothing")
+    found.add_argument(
+        "--report", action="store_true", help="write the report of what is known; measure nothing"
+    )
+    found.add_argument(
+        "--keep", action="store_true", help="also write the report to docs/bench-BASE.*"
     )
     return found
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure and print; the status is 1 if a target is missed."""
+    """Measure and write the report; the status is 1 if something could not be measured."""
+    if argv and argv[0] == "harness":
+        return selfbench.main(argv)
     options = parser().parse_args(argv)
     base = bases.get(options.base)
-    directory = logs.run_dir("bench")
-    results: list[Result] = []
-    for measure in _plan(base, options, directory):
-        for result in measure():
-            results.append(result)
-            progress.say(bench.table([result]).splitlines()[-1])
-    text = bench.table(results)
-    facts = {"base": base.name, "machine": bench.machine(), "results": [asdict(r) for r in results]}
-    stamp.write_atomic(directory / "bench.md", text + "\n")
-    stamp.write_atomic(directory / "bench.json", json.dumps(facts, indent=1) + "\n")
-    print(text)
-    progress.say(f"written to {directory}/bench.md and bench.json")
-    return 0 if all(result.ok for result in results) else 1
+    study.check(options.only)
+    if options.list:
+        for case in workloads.all_cases():
+            print(f"{case.workload} {case.name:<20} {case.title}")
+        print(f"7 {'idle':<20} {workloads.IDLE:,} connections")
+        return 0
+    log_dir = logs.run_dir("bench")
+    size = study.QUICK if options.quick else study.FULL
+    if options.rounds is not None:
+        size = dataclasses.replace(size, rounds=options.rounds)
+    mine = study.Study(base, size, log_dir, keep_kernels=options.keep_kernels)
+    done = True
+    if not options.report:
+        parts = options.part or study.PARTS
+        done = mine.run(options.only, minutes=options.minutes, parts=parts)
+    facts = mine.facts()
+    _written(mine.write(facts, mine.where, "report"))
+    if options.keep:
+        _written(mine.write(facts, paths.ROOT / "docs", f"bench-{base.name}"))
+    for bar in facts["bars"]:
+        print(f"{bar['kept']:<10} {bar['what']}: {bar['measured'][:200]}")
+    if not done:
+        progress.say("the time is over; the same command goes on from here")
+    return 0 if done else 1
 
 
-def _plan(
-    base: Base, options: argparse.Namespace, directory: Path
-) -> list[Callable[[], list[Result]]]:
-    def boot() -> list[Result]:
-        kernel = build.build(base, steps=progress.Steps(quiet=True))
-        return [bench.first_command(kernel, directory)]
-
-    known: dict[str, Callable[[], list[Result]]] = {
-        "nothing": lambda: [bench.nothing_to_do(base)],
-        "change": lambda: [bench.one_change(base)],
-        "boot": boot,
-        "host-tests": lambda: [bench.host_tests()],
-        "disk": lambda: [bench.disk(base)],
-        "cold": lambda: bench.cold(base),
-        "configurations": lambda: bench.configurations(base),
-    }
-    if options.only:
-        return [known[name] for name in options.only]
-    slow = {"cold": options.cold, "configurations": options.configurations}
-    return [measure for name, measure in known.items() if slow.get(name, True)]
+def _written(files: Sequence[Path]) -> None:
+    progress.say("written: " + ", ".join(str(path) for path in files))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ def sources(tmp_path, monkeypatch):
     """A directory of guest programs of the test's own."""
     monkeypatch.setenv("SKBHOME_BUILD", str(tmp_path / "build"))
     monkeypatch.setattr(guesttools, "SOURCES", tmp_path)
+    monkeypatch.setattr(guesttools, "MORE", ())
     (tmp_path / "hello.c").write_text(PROGRAM % "one")
     return tmp_path
 

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import bases, bench, flavours, logs, paths
-from harness.bench import Result
-from harness.cli import bench as cli
+from harness import bases, flavours, logs, paths, selfbench
+from harness.cli import selfbench as cli
 from harness.errors import CommandFailed, HarnessError
+from harness.selfbench import Result
 
 pytestmark = pytest.mark.host
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.host
 def test_a_target_is_kept_or_not() -> None:
     assert Result("x", 5.0, "s", 5.0).ok and not Result("x", 5.1, "s", 5.0).ok
     assert Result("x", 1e9, "s").ok
-    lines = bench.table(
+    lines = selfbench.table(
         [
             Result("boot", 9.31, "s", 8.0, "tcg"),
             Result("disk", 42.2, "GiB", 60.0),
@@ -51,7 +51,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_changed_file_is_put_back_whatever_happens(file: Path) -> None:
-    with pytest.raises(ZeroDivisionError), bench.changed(file):
+    with pytest.raises(ZeroDivisionError), selfbench.changed(file):
         assert "skbhome_bench" in file.read_text()
         raise ZeroDivisionError
     assert file.read_text() == "int x;\n"
@@ -59,16 +59,16 @@ def test_a_changed_file_is_put_back_whatever_happens(file: Path) -> None:
 
 def test_a_persons_edits_are_not_touched(file: Path) -> None:
     file.write_text("int mine;\n")
-    with pytest.raises(HarnessError, match="uncommitted changes"), bench.changed(file):
+    with pytest.raises(HarnessError, match="uncommitted changes"), selfbench.changed(file):
         pass
     assert file.read_text() == "int mine;\n"
 
 
 def test_disk_use_is_measured(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * (3 << 20))
-    assert bench.used_mib([tmp_path, tmp_path / "none"]) in (3, 4)
-    assert bench.used_mib([tmp_path / "none"]) == 0
-    with bench._peak(tmp_path) as peak:
+    assert selfbench.used_mib([tmp_path, tmp_path / "none"]) in (3, 4)
+    assert selfbench.used_mib([tmp_path / "none"]) == 0
+    with selfbench._peak(tmp_path) as peak:
         pass
     assert peak() >= 3
 
@@ -77,8 +77,8 @@ def test_the_command_writes_a_table_and_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(logs.VARIABLE, str(tmp_path))
-    monkeypatch.setattr(bench, "disk", lambda base: Result("disk", 1.0, "GiB", 6.0))
-    monkeypatch.setattr(bench, "host_tests", lambda: Result("host tests", 30.0, "s", 20.0))
+    monkeypatch.setattr(selfbench, "disk", lambda base: Result("disk", 1.0, "GiB", 6.0))
+    monkeypatch.setattr(selfbench, "host_tests", lambda: Result("host tests", 30.0, "s", 20.0))
     assert cli.main(["harness", "--only", "disk"]) == 0
     assert "| disk | 1.00 GiB |" in capsys.readouterr().out
     assert cli.main(["harness", "--only", "disk", "--only", "host-tests"]) == 1
@@ -113,9 +113,9 @@ def program(path: Path, text: str) -> None:
 def test_a_command_that_fails_is_no_figure(scripts: Path) -> None:
     program(scripts / "test", "echo broken; exit 3")
     with pytest.raises(CommandFailed, match="scripts/test -m host -q: exit status 3"):
-        bench.host_tests()
+        selfbench.host_tests()
     program(scripts / "test", "exit 0")
-    found = bench.host_tests()
+    found = selfbench.host_tests()
     assert found.unit == "s" and 0 < found.value < 60 and found.target
 
 
@@ -123,7 +123,7 @@ def test_from_nothing_is_somewhere_else_and_leaves_nothing(scripts: Path, tmp_pa
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     base = bases.get("v5.10")
-    patched, baseline, disk = bench.cold(base, scratch=scratch)
+    patched, baseline, disk = selfbench.cold(base, scratch=scratch)
     first, second = (tmp_path / "calls").read_text().splitlines()
     assert first.split()[:1] == ["v5.10"] and second.split()[:2] == ["v5.10", "--baseline"]
     assert first.split()[-1].startswith(f"{scratch}/skbhome-cold-")
@@ -134,9 +134,9 @@ def test_from_nothing_is_somewhere_else_and_leaves_nothing(scripts: Path, tmp_pa
 
 def test_nothing_to_do_is_the_median_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = iter([90.0, 3.0, 1.0, 2.0])
-    monkeypatch.setattr(bench, "command", lambda *words: next(taken))
+    monkeypatch.setattr(selfbench, "command", lambda *words: next(taken))
     # The first run may have something to do.
-    assert bench.nothing_to_do(bases.get("v5.10")).value == 2.0
+    assert selfbench.nothing_to_do(bases.get("v5.10")).value == 2.0
 
 
 def test_one_change_is_measured_and_taken_back(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,9 +151,9 @@ def test_one_change_is_measured_and_taken_back(file: Path, monkeypatch: pytest.M
         assert "skbhome_bench" in file.read_text()
         return 41.0
 
-    monkeypatch.setattr(bench.build, "build", build_it)
-    monkeypatch.setattr(bench, "command", command)
-    found = bench.one_change(bases.get("v5.10"))
+    monkeypatch.setattr(selfbench.build, "build", build_it)
+    monkeypatch.setattr(selfbench, "command", command)
+    found = selfbench.one_change(bases.get("v5.10"))
     assert (found.value, found.ok) == (41.0, True)
     # Before and after, without the change.
     assert built == [False, False]
@@ -169,7 +169,7 @@ def test_the_first_command_of_several_boots(
         yield SimpleNamespace(cpus=2, accel="tcg", run=lambda argv, timeout: ran.append(argv))
 
     monkeypatch.setattr("harness.vm.boot", boot)
-    found = bench.first_command(SimpleNamespace(), tmp_path, times=3)  # type: ignore[arg-type]
+    found = selfbench.first_command(SimpleNamespace(), tmp_path, times=3)  # type: ignore[arg-type]
     assert ran == [["true"]] * 3
     assert found.note == "median of 3, 2 CPUs, tcg" and found.value < 8
 
@@ -183,7 +183,9 @@ def test_what_compiling_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     configured = []
     monkeypatch.setattr(
-        bench.kconfig, "configure", lambda tree, where, *_, **__: configured.append(where.parent)
+        selfbench.kconfig,
+        "configure",
+        lambda tree, where, *_, **__: configured.append(where.parent),
     )
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -191,8 +193,8 @@ def test_what_compiling_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     kernel = SimpleNamespace(
         tree=SimpleNamespace(path=tree, source=source), flavour=flavours.get("default")
     )
-    monkeypatch.setattr(bench.build, "build", lambda base, **_: kernel)
-    ours, theirs, ratio = bench.configurations(bases.get("v5.10"))
+    monkeypatch.setattr(selfbench.build, "build", lambda base, **_: kernel)
+    ours, theirs, ratio = selfbench.configurations(bases.get("v5.10"))
     assert configured == [tree]
     assert ours.value > 0 and theirs.value > 0
     assert ratio.value == pytest.approx(ours.value / theirs.value)
