@@ -83,7 +83,7 @@ def facts(
 _NOT_HERE = (
     "PREEMPT_RT (flavour rt): workload 4 is for the default flavour alone",
     "lock contention: there is no flavour with lock_stat, v5.10 has no tracepoint of it, and a "
-    "probe of the slow path of spinlocks hangs guests; simulations have the instructions spent there",
+    "probe of the slow path of spinlocks hangs guests; simulations have what is executed there",
     "time on hardware: throughput on an emulated CPU is compared, and says little of caches",
     "several NUMA nodes, but for the simulations on guests of more CPUs",
 )
