@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 #: Which guest an arm runs in.
-Kind = Literal["baseline", "patched", "threads"]
+Kind = Literal["baseline", "again", "patched", "threads"]
 
-KINDS: tuple[Kind, ...] = ("baseline", "patched", "threads")
+KINDS: tuple[Kind, ...] = ("baseline", "again", "patched", "threads")
+
+#: Guests that run the kernel without the series. Two guests of one kernel may differ by a tenth,
+#: as two of different kernels may for that reason alone: an A/A comparison needs two guests.
+BASELINES: tuple[Kind, ...] = ("baseline", "again")
 
 #: Arguments that a guest's kernel gets.
 APPEND: Mapping[Kind, tuple[str, ...]] = {
     "baseline": (),
+    "again": (),
     "patched": (),
     "threads": ("thread_backlog_napi",),
 }
@@ -55,7 +60,7 @@ REFERENCE, AGAIN = "off", "off-again"
 
 ARMS: tuple[Arm, ...] = (
     Arm(REFERENCE, "baseline", _base(0, 0), "the base, both per-socket caches off (its default)"),
-    Arm(AGAIN, "baseline", _base(0, 0), "the same a second time: the machine's own spread"),
+    Arm(AGAIN, "again", _base(0, 0), "the same in a second guest: the machine's own spread"),
     Arm("rx", "baseline", _base(1, 0), "the base, tcp_rx_skb_cache on", tcp=True),
     Arm("tx", "baseline", _base(0, 1), "the base, tcp_tx_skb_cache on", tcp=True),
     Arm("rx+tx", "baseline", _base(1, 1), "the base, both caches on", tcp=True),

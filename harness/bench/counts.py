@@ -200,10 +200,10 @@ EVENTS: Mapping[str, str] = {
     "irq_vectors/reschedule_entry": "IPIs, reschedule",
 }
 
-#: Kernel functions that are counted with a probe, and what each is called here.
+#: Kernel functions that are counted with a probe, and what each is called here. None that a probe
+#: itself may come by: the slow path of spinlocks, probed, has hung guests.
 PROBES: Mapping[str, str] = {
     "free_pcppages_bulk": "zone lock: pages given back in bulk",
-    "queued_spin_lock_slowpath": "contended spinlocks",
     "sk_stream_alloc_skb": "skbs that TCP asks for",
 }
 

@@ -26,8 +26,8 @@ def describe(kernels: Mapping[bool, Measured]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "accelerator": accel.probe().name.upper(),
         "host": f"{len(os.sched_getaffinity(0))} CPUs, {machine['cpu']}",
-        "guests": f"{guests.CPUS} CPUs, {guests.MEMORY}, one NUMA node; one for each kernel, alive "
-        "at the same time, idle while another runs",
+        "guests": f"{guests.CPUS} CPUs, {guests.MEMORY}, one NUMA node; two of the baseline, one "
+        "patched, one with threads, alive at the same time, idle while another runs",
         "emulator": qemu[0] if qemu else "?",
         "compiler": machine["compiler"],
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from harness.bench.arms import APPEND, Arm, Kind
+from harness.bench.arms import APPEND, BASELINES, Arm, Kind
 from harness.vm import GuestBootFailed, GuestProcess, KernelImage, Vm, VmOptions, boot
 
 #: CPUs of a guest, and what a guest has of memory (it needs a fifth of that).
@@ -96,7 +96,7 @@ class Guests:
             options = VmOptions(
                 cpus=self._cpus, memory=MEMORY, numa=self._numa, append=APPEND[kind]
             )
-            kernel = self._kernels[kind == "baseline"]
+            kernel = self._kernels[kind in BASELINES]
             for attempt in range(1, _ATTEMPTS + 1):
                 where = self._log_dir / f"guest-{kind}-{attempt}"
                 try:

@@ -52,7 +52,7 @@ def run(guest: Guest, path: networks.Path, connections: int) -> dict[str, Any]:
     """
     argv = arguments(CASE, path, flows=connections, seconds=SECONDS, looks=LOOKS)
     files = [f"/sys/kernel/slab/{cache}/{name}" for cache in _CACHES for name in _SIZES]
-    files += ["/proc/meminfo", *([counts.DEFER] if guest.kind != "baseline" else [])]
+    files += ["/proc/meminfo", *([counts.DEFER] if guest.kind not in arms.BASELINES else [])]
     for name in files:
         argv += ["--file", name]
     guest.sh("echo 3 > /proc/sys/vm/drop_caches")

@@ -223,7 +223,7 @@ def simulate(
             where = log_dir / f"lines-{kind}-{sum(failed.values())}"
             at = todo[0]
             try:
-                with counting(kernels[kind == "baseline"], kind, where) as (guest, counter):
+                with counting(kernels[kind in arms.BASELINES], kind, where) as (guest, counter):
                     for number, at in enumerate(todo, 1):
                         case, arm = at
                         in_time()

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness import guesttools, traces
 from harness.bench import counts
+from harness.bench.arms import BASELINES
 from harness.bench.counts import Window
 from harness.bench.guests import Guest
 from harness.bench.networks import Path
@@ -99,7 +100,7 @@ def run(
     """
     argv = arguments(case, path, **more)
     if files is None:
-        files = [*counts.FILES, *([counts.DEFER] if guest.kind != "baseline" else [])]
+        files = [*counts.FILES, *([counts.DEFER] if guest.kind not in BASELINES else [])]
     for name in files:
         argv += ["--file", name]
     for event in events:

@@ -83,7 +83,8 @@ def _empty(height: float) -> Drawing:
 
 def _origin(facts: Mapping[str, Any]) -> str:
     where = facts["environment"]
-    return f"{where.get('patched kernel', '')}\nQEMU, {where.get('accelerator', '?')}"
+    kernel = str(where.get("patched kernel", "")).partition(",")[0]
+    return f"{kernel}\nQEMU, {where.get('accelerator', '?')}"
 
 
 def _bars(

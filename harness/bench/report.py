@@ -24,7 +24,6 @@ COUNTS: Mapping[str, str] = {
     "context switches": "switches",
     f"{figures.TRACED}wake-ups": "wake-ups",
     "NET_RX softirqs": "NET_RX",
-    f"{figures.TRACED}contended spinlocks": "contended locks",
 }
 
 #: What an arm of TCP shows beside that.
@@ -83,7 +82,8 @@ def facts(
 #: What no run of this benchmark measures, whatever the machine.
 _NOT_HERE = (
     "PREEMPT_RT (flavour rt): workload 4 is for the default flavour alone",
-    "lock_stat: contended spinlocks are counted by a probe of their slow path, but not by lock",
+    "lock contention: there is no flavour with lock_stat, v5.10 has no tracepoint of it, and a "
+    "probe of the slow path of spinlocks hangs guests; simulations have what is executed there",
     "time on hardware: throughput on an emulated CPU is compared, and says little of caches",
     "several NUMA nodes, but for the simulations on guests of more CPUs",
 )
@@ -172,11 +172,12 @@ _HOW = (
     "- A run opens new connections, lets traffic go for a while, reads the counters, and reads "
     "them again after the window. Arms take turns (A B B A). A ratio is taken within each round "
     "against `off`; its value is the median over the rounds, its interval the 95 % of a bootstrap.",
-    "- `off-again` is `off` a second time. What its ratio's interval holds, the machine does by "
-    'itself: a ratio inside that, or whose own interval holds 1, is called "no difference".',
+    "- `off-again` is `off` in a second guest of the same kernel. What its ratio's interval holds, "
+    "the machine does by itself: a ratio inside that, or whose own interval holds 1, is called "
+    '"no difference".',
     "- Counts are per 1,000 packets (skbs, as they arrive at IP or are read from a device). "
-    "Those of *read skbs freed elsewhere*, *zone lock*, *wake-ups* and *contended locks* are from "
-    "a short run of its own in which every skb is followed from its allocation to its release.",
+    "Those of *read skbs freed elsewhere*, *zone lock* and *wake-ups* are from a "
+    "short run of its own in which every skb is followed from its allocation to its release.",
     "- *found the list full*: of what a reader would have handed home, the part that it freed "
     "itself for want of room, in the timed runs. Recording every allocation and release slows the "
     "CPU that allocates most, so that in the traced run a list may be full where it is not "

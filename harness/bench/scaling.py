@@ -63,7 +63,7 @@ def run(
             where = log_dir / f"scaling-{name}-{cpus}"
             try:
                 with lines.counting(
-                    kernels[arm.kind == "baseline"], arm.kind, where, cpus=cpus, numa=NODES
+                    kernels[arm.kind in arms.BASELINES], arm.kind, where, cpus=cpus, numa=NODES
                 ) as (guest, counter):
                     guest.apply(arm)
                     with networks.network(guest, mine.network) as path:
