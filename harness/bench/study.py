@@ -81,8 +81,8 @@ QUICK = Size(
     "quick",
     rounds=2,
     traced=True,
-    idle_rounds=1,
-    idle=1000,
+    idle_rounds=0,
+    idle=0,
     lines=False,
     arms=("off", "off-again", "defer", "threads"),
 )

@@ -192,7 +192,6 @@ def _requests() -> list[Case]:
             _TCP if conns == 64 else _TCP_FEW,
             reader=None,
             latencies={"latency": "from a request to its answer"},
-            quick=conns == 64,
         )
         for conns in (64, 1, 512)
     ]
@@ -315,7 +314,6 @@ def _multicast() -> list[Case]:
             "packets/s",
             ("off", "off-again", "defer", "limit-0"),
             reader=None,
-            quick=listeners == 4,
             reads=False,
             note="Bursts of 16 frames, so that slow readers lose nothing; counts are per frame.",
         )

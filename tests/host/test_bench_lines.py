@@ -92,7 +92,7 @@ def test_cases_have_names_of_their_own_and_known_arms() -> None:
         assert set(case.arms) <= set(arms.BY_NAME)
         assert case.arms[0] == arms.REFERENCE and arms.AGAIN in case.arms
         assert 1 <= case.workload <= 6
-    assert {case.workload for case in workloads.all_cases() if case.quick} >= {1, 3, 4, 5, 6}
+    assert {case.workload for case in workloads.all_cases() if case.quick} == {1, 4, 5}
 
 
 def test_more_cpus_get_as_many_queues() -> None:
