@@ -7,10 +7,12 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.errors import CommandFailed, CommandTimeout
 
@@ -34,6 +36,35 @@ class Completed:
     output: str
     stderr: str
     seconds: float
+
+
+class _HeldSignals:
+    """Keeps signals that end this program waiting while it starts another one.
+
+    An exception of a signal's handler inside Popen() would leave a process that nobody knows.
+    What is started has the signals' usual effects: only handlers are exchanged.
+    """
+
+    def __init__(self) -> None:
+        self._came: list[int] = []
+        self._handlers: dict[int, Any] = {}
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            handler = signal.getsignal(signum)
+            if callable(handler):
+                self._handlers[signum] = handler
+                signal.signal(signum, self._note)
+
+    def _note(self, signum: int, _frame: object) -> None:
+        self._came.append(signum)
+
+    def release(self) -> None:
+        """Let signals through again, also those that came meanwhile."""
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+        for signum in self._came:
+            signal.raise_signal(signum)
 
 
 def end_group(proc: subprocess.Popen[bytes], *, grace: float = GRACE) -> None:
@@ -88,6 +119,7 @@ def run(
     name = what or " ".join(words[:3])
     merged = {**os.environ, **(env or {})}
     started = time.monotonic()
+    held = _HeldSignals()
     try:
         proc = subprocess.Popen(
             words,
@@ -99,10 +131,15 @@ def run(
             start_new_session=True,
         )
     except FileNotFoundError as err:
+        held.release()
         raise CommandFailed(
             f"{name}: {err.filename} was not found", returncode=127, hint=hint
         ) from err
+    except BaseException:
+        held.release()
+        raise
     try:
+        held.release()
         out, err_text, timed_out = _pump(proc, stdin, started + timeout, log, on_line)
     except BaseException:
         end_group(proc, grace=grace)

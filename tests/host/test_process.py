@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,6 +123,34 @@ def test_an_exception_in_the_callback_ends_the_command(tmp_path: Path) -> None:
             ["sh", "-c", f"echo $$ > {pids}; echo go; sleep 60"], timeout=30, on_line=interrupt
         )
     assert gone(int(pids.read_text()))
+
+
+def test_a_signal_while_it_is_started_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(Exception):
+        pass
+
+    def end(_signum: int, _frame: object) -> None:
+        raise Ended
+
+    started: list[int] = []
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self.pid)
+            # Nobody knows of the process yet.
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "Popen", Popen)
+            with pytest.raises(Ended):
+                process.run(["sleep", "60"], timeout=30)
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert gone(started[0])
 
 
 def test_a_child_that_keeps_the_pipe_open_does_not_hold_us_for_ever(tmp_path: Path) -> None:
