@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     found = _main.parser("bench", __doc__)
     _main.add_base(found)
     size = found.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="a few cases, two rounds: two minutes")
+    size.add_argument("--quick", action="store_true", help="a few cases, two rounds: some minutes")
     size.add_argument("--full", action="store_true", help="everything: an hour (the default)")
     found.add_argument(
         "--only",
