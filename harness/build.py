@@ -204,7 +204,12 @@ class Builder:
             return self._build(inputs, steps)
 
     def inputs(self) -> str:
-        """Return a digest of everything that decides what the kernel will be."""
+        """Return a digest of everything that decides what the kernel will be, and where."""
+        where = [" ".join(self._make()), json.dumps(self.environment(), sort_keys=True)]
+        return stamp.digest([self.portable_inputs(), *where])
+
+    def portable_inputs(self) -> str:
+        """Return a digest of what decides how the kernel behaves, whatever the machine."""
         return stamp.digest(
             [
                 _RECIPE,
@@ -213,8 +218,6 @@ class Builder:
                 compiler(self.flavour.compiler),
                 "\n".join(request.line for request in kconfig.merge(self.fragments)),
                 _contents(self.start) if self.start is not None else "",
-                " ".join(self._make()),
-                json.dumps(self.environment(), sort_keys=True),
             ]
         )
 

@@ -27,18 +27,18 @@ from harness.bases import Base
 from harness.build import Builder
 from harness.errors import HarnessError, UsageError
 from harness.flavours import Flavour
+from harness.mutantresults import Results
 from harness.prefixtree import PrefixTree
 from harness.tree import Tree
-from harness.worktree import Home
 
 #: Seconds that the tests of one mutant may take.
 TESTS_TIMEOUT = 1800.0
 
 #: Raised when what is done to a mutant changes: earlier results count for nothing then.
-_RECIPE = "2"
+_RECIPE = "3"
 
-#: What the files are in that decide how a test ends.
-_TESTS = ("conftest.py", "vm", "guest")
+#: What decides how a test ends, beside the test's own file: in tests/, files and directories.
+_SHARED = ("conftest.py", "vm", "guest")
 
 #: How a report of pytest's begins if the test itself, or the kernel, says what is wrong.
 #: That the kernel panicked, and nothing else, does not; nor does a fault while it boots.
@@ -131,6 +131,8 @@ def run(
     wanted: Sequence[Mutant],
     logs: Path,
     told: Callable[[Verdict], None],
+    *,
+    keep: bool = False,
 ) -> list[Verdict]:
     """Build each mutant and run its tests; go on whatever comes of it.
 
@@ -138,6 +140,7 @@ def run(
 
     Args:
         told: called with each verdict as soon as it is known.
+        keep: what is found goes to the repository's own file, too.
 
     Raises:
         SeriesError, SourceError: there is nothing to put a bug into.
@@ -146,7 +149,7 @@ def run(
     """
     purpose = f"trying the mutants of {base.name}"
     with lock.held(paths.locks() / f"mutants-{base.name}.lock", purpose, timeout=7200.0):
-        lab = _Lab(base, flavour, logs)
+        lab = _Lab(base, flavour, logs, Results(base, keep=keep))
         lab.see_it_pass(list(dict.fromkeys(test for each in wanted for test in each.tests)))
         done = []
         for mutant in wanted:
@@ -158,8 +161,9 @@ def run(
 class _Lab:
     """A worktree with the series, into which one bug after the other is put."""
 
-    def __init__(self, base: Base, flavour: Flavour, logs: Path) -> None:
+    def __init__(self, base: Base, flavour: Flavour, logs: Path, results: Results) -> None:
         self.base = base
+        self.results = results
         self.flavour = flavour
         self.logs = logs
         self.worktree = PrefixTree(base, "mutant")
@@ -181,7 +185,7 @@ class _Lab:
         left = []
         for test in tests:
             key = _key(builder, [test])
-            if not stamp.fresh(self._result("none", key), key):
+            if self.results.find(shlex.join(test), key) is None:
                 left.append((test, key))
         if not left:
             return
@@ -202,19 +206,19 @@ class _Lab:
                     log=log / "pytest.log",
                     tail="\n".join(f"{name}: {how}" for name, how in failed),
                 )
-            stamp.write(self._result("none", key), key)
+            self.results.store(shlex.join(test), key, {"verdict": "passes without a bug"})
 
     def try_one(self, mutant: Mutant) -> Verdict:
         """Return what came of a mutant, from an earlier run if nothing has changed."""
         patches = [*self.series, mutant.path]
         builder = self.builder(patches)
         key = _key(builder, mutant.tests)
-        known = stamp.read(self._result(mutant.name, key))
-        if known is not None and known[0] == key:
-            return Verdict(**{**known[1], "known": True})
+        known = self.results.find(mutant.name, key)
+        if known is not None:
+            return Verdict(**{**known, "known": True})
         verdict = self._try(mutant, patches, builder)
         if verdict.verdict in ("killed", "survived"):
-            stamp.write(self._result(mutant.name, key), key, asdict(verdict))
+            self.results.store(mutant.name, key, asdict(verdict))
         return verdict
 
     def _try(self, mutant: Mutant, patches: list[Path], builder: Builder) -> Verdict:
@@ -241,19 +245,17 @@ class _Lab:
         how = "; ".join(told)
         return Verdict(mutant.name, mutant.bug, "survived", "", how, seconds)
 
-    def _result(self, name: str, key: str) -> Path:
-        return Home.of(self.base).path / "mutants" / f"{name}-{key[:16]}.json"
-
 
 def _key(builder: Builder, tests: Sequence[tuple[str, ...]]) -> str:
-    """Return a digest of all that decides how the tests end."""
-    files: list[Path] = []
-    for name in _TESTS:
+    """Return a digest of all that decides how the tests end, the same on any machine."""
+    files = {paths.ROOT / word for test in tests for word in test if word.endswith(".py")}
+    for name in _SHARED:
         top = paths.ROOT / "tests" / name
-        files += [top] if top.is_file() else sorted(p for p in top.rglob("*") if p.is_file())
-    sources = [path for path in files if "__pycache__" not in path.parts]
+        found = [top] if top.is_file() else [path for path in top.rglob("*") if path.is_file()]
+        files.update(path for path in found if not path.name.startswith("test_"))
+    sources = sorted(path for path in files if "__pycache__" not in path.parts)
     return stamp.digest(
-        [_RECIPE, builder.inputs(), *(shlex.join(test) for test in tests), *sources]
+        [_RECIPE, builder.portable_inputs(), *(shlex.join(test) for test in tests), *sources]
     )
 
 

@@ -3,13 +3,15 @@
     scripts/test --mutants                 all mutants of v5.10
     scripts/test --mutants NAME...         some of them
     scripts/test --mutants --base v5.10    of this kernel series
+    scripts/test --mutants --keep          also write what is found to docs/mutants-BASE.json
     scripts/test --mutants --list          name them
 
 tests/mutants/BASE/NAME.patch is a bug, on top of the series; its `Killed-by:` lines name the
 tests that must fail with it. Each is built in a worktree of its own, build/trees/BASE/mutant.
 A mutant is killed by an assertion or a complaint of the kernel's, not by a time limit. What was
 found stays known until the series, the mutant, the tests or the configuration changes; ended at
-any point, the next run goes on.
+any point, the next run goes on. What was kept in docs/ counts as well, so that the mutants can be
+tried on several machines.
 
 Exit status: 0 if all are killed, 1 if one survived or could not be tried.
 """
@@ -32,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--base", default=bases.default_base().name, help="the kernel series")
     parser.add_argument("--flavour", help="how to configure it (default: BASE's own)")
     parser.add_argument("--list", action="store_true", help="name the mutants and do nothing")
+    parser.add_argument("--keep", action="store_true", help="also write to docs/mutants-BASE.json")
     options = parser.parse_args(argv)
     base = bases.get(options.base)
     wanted = mutants.read(base, options.names)
@@ -53,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"{place:>9}  {verdict.name:<28} {verdict.verdict}{known}{rest}", flush=True)
 
     try:
-        mutants.run(base, flavour, wanted, directory, told)
+        mutants.run(base, flavour, wanted, directory, told, keep=options.keep)
     finally:
         # A run that is ended has seen something, too.
         stamp.write_atomic(directory / "mutants.md", mutants.report(seen) + "\n")

@@ -11,7 +11,7 @@ import pytest
 from fakekernel import BASE, make_patch, make_tarball
 from test_prefixes import prepare
 
-from harness import bases, flavours, mutants, paths
+from harness import bases, flavours, mutantresults, mutants, paths
 from harness.cli import test as test_cli
 from harness.errors import HarnessError, UsageError
 from harness.flavours import Flavour
@@ -53,11 +53,17 @@ class Lab:
         self.ran.append(f"{shlex.join(test)}: {len(failed)}")
         return (1 if failed else 0), failed
 
-    def run(self, *names: str) -> list[Verdict]:
+    def run(self, *names: str, keep: bool = False) -> list[Verdict]:
         self.ran.clear()
         wanted = mutants.read(BASE, names)
         default = flavours.get("default")
-        return mutants.run(BASE, default, wanted, self.top / "logs", lambda verdict: None)
+        logs = self.top / "logs"
+        return mutants.run(BASE, default, wanted, logs, lambda verdict: None, keep=keep)
+
+    def forget(self) -> None:
+        """As on another machine: what was built and found here is gone."""
+        for path in (self.top / "build").rglob("mutants/*.json"):
+            path.unlink()
 
 
 @pytest.fixture
@@ -68,6 +74,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     prepare(tmp_path, monkeypatch)
     monkeypatch.setattr(fetch, "fetch", lambda base: source)
     monkeypatch.setattr(mutants, "directory", lambda base: tmp_path / "mutants")
+    monkeypatch.setattr(mutantresults, "kept_file", lambda base: tmp_path / "docs/kept.json")
     made = Lab(tmp_path)
     monkeypatch.setattr(mutants, "_pytest", made.pytest)
     made.mutant("bad", 50, "int bug_one;")
@@ -141,6 +148,37 @@ def test_what_passed_without_a_bug_does_not_run_there_again(lab: Lab) -> None:
     lab.run()
     # The new test without a bug, and with its own; nothing of what is known.
     assert lab.ran == ["tests/vm/test_udp.py: 0"] * 2
+
+
+def test_what_was_kept_counts_on_another_machine(lab: Lab) -> None:
+    lab.sees["bug_one"] = [("a", "assert 1 == 2")]
+    lab.run()
+    lab.forget()
+    assert [each.known for each in lab.run()] == [False], "nothing was kept"
+    # What is known already is kept as well.
+    assert [each.known for each in lab.run(keep=True)] == [True]
+    lab.forget()
+    (verdict,) = lab.run()
+    assert verdict.known and verdict.ok and lab.ran == []
+
+
+def test_what_was_kept_of_other_inputs_does_not(lab: Lab) -> None:
+    lab.run(keep=True)
+    lab.forget()
+    lab.mutant("bad", 50, "int bug_two;")
+    (verdict,) = lab.run()
+    assert not verdict.known
+    assert lab.ran == [f"{shlex.join(TEST)}: 0"], "without a bug it had passed"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"bad": 1}'])
+def test_a_broken_file_of_what_was_kept_says_nothing(lab: Lab, text: str) -> None:
+    file = lab.top / "docs/kept.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    assert [each.known for each in lab.run(keep=True)] == [False]
+    lab.forget()
+    assert [each.known for each in lab.run()] == [True]
 
 
 def test_one_that_does_not_apply_or_compile_is_not_killed(lab: Lab) -> None:

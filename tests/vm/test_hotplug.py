@@ -108,10 +108,11 @@ taskset -p c $$ > /dev/null
 # RCU goes on.
 chrt -f -p 50 $(pgrep -x rcuc/0)
 taskset -pc 2,3 $(pgrep -x 'rcu_(sched|preempt)') > /dev/null
-sent=$(mktemp -u)
-export SEND sent
+sent=$(mktemp -u) ksoftirqd=$(pgrep -x ksoftirqd/0)
+export SEND sent ksoftirqd
 taskset -c 0 chrt -f 10 bash -c '
-	for ((end = ${{EPOCHREALTIME/./}} + 30000; ${{EPOCHREALTIME/./}} < end; )); do :; done
+	# The tick wakes ksoftirqd, which does not get to run: from there on, softirqs wait for it.
+	until read -r _ _ state _ < /proc/$ksoftirqd/stat; [[ $state == R ]]; do :; done
 	$SEND > /dev/null
 	: > $sent
 	while :; do :; done' &

@@ -63,7 +63,6 @@ def test_intact_and_in_order(lab, way):
         carried = wire.report()
     assert udp.complete().tx["sent"] == 4 * count
     assert tcp.rx["received"] == tcp.tx["sent"] == 2 * size
-    # Only those who read from a device queue in batches: TCP's socket does not.
     assert (between - stat)["batched"] > count, between - stat
     assert (between - stat)["deferred"] > count, between - stat
     assert (after - between)["batched"] > 0, after - between
