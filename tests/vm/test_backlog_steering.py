@@ -102,7 +102,7 @@ def test_rfs_keeps_the_order(lab, report):
             with (
                 lab.calls(RPS_IPI) as calls,
                 lab.traffic(
-                    net, rounds=1, tx_cpu=0, rx_cpu=1, bytes=lab.scale.work(96 << 20), **window
+                    net, rounds=1, tx_cpu=0, rx_cpu=1, bytes=lab.scale.work(256 << 20), **window
                 ) as background,
             ):
                 moves = int(lab.sh(WANDER, timeout=60))
