@@ -9,7 +9,6 @@ ALL_THERE_IS = 1 << 20
 
 
 @pytest.mark.brief
-@pytest.mark.debug
 def test_reader_that_finds_many(lab, report):
     """A reader that comes late finds many buffers, and locks its peer's list for 16 at a time.
 

@@ -110,16 +110,18 @@ chrt -f -p 50 $(pgrep -x rcuc/0)
 taskset -pc 2,3 $(pgrep -x 'rcu_(sched|preempt)') > /dev/null
 sent=$(mktemp -u) ksoftirqd=$(pgrep -x ksoftirqd/0)
 export SEND sent ksoftirqd
+# Also when the sender sleeps, as it does while it starts, ksoftirqd gets no time.
+taskset -c 0 chrt -f 5 bash -c 'while :; do :; done' &
+busy=$!
 taskset -c 0 chrt -f 10 bash -c '
 	# The tick wakes ksoftirqd, which does not get to run: from there on, softirqs wait for it.
 	until read -r _ _ state _ < /proc/$ksoftirqd/stat; [[ $state == R ]]; do :; done
 	$SEND > /dev/null
-	: > $sent
-	while :; do :; done' &
-busy=$!
+	: > $sent' &
+busy+=" $!"
 for i in {{1..500}}; do nap 0.01; [ ! -e $sent ] || break; done
 echo 0 > {CPUS}/cpu1/online
-kill -9 $busy
+kill -9 $busy 2> /dev/null || :
 nap 0.2
 echo 1 > {CPUS}/cpu1/online
 """
