@@ -40,6 +40,9 @@ _RECIPE = "3"
 #: What decides how a test ends, beside the test's own file: in tests/, files and directories.
 _SHARED = ("conftest.py", "vm", "guest")
 
+#: Which test modules a test module imports.
+_IMPORTED = re.compile(r"^(?:from|import) (test_\w+)", re.MULTILINE)
+
 #: How a report of pytest's begins if the test itself, or the kernel, says what is wrong.
 #: That the kernel panicked, and nothing else, does not; nor does a fault while it boots.
 _NAMED = re.compile(
@@ -248,7 +251,15 @@ class _Lab:
 
 def _key(builder: Builder, tests: Sequence[tuple[str, ...]]) -> str:
     """Return a digest of all that decides how the tests end, the same on any machine."""
-    files = {paths.ROOT / word for test in tests for word in test if word.endswith(".py")}
+    files: set[Path] = set()
+    left = [paths.ROOT / word for test in tests for word in test if word.endswith(".py")]
+    while left:
+        file = left.pop()
+        if file not in files:
+            files.add(file)
+            # Tests use what other tests define.
+            names = _IMPORTED.findall(file.read_text())
+            left += [file.with_name(f"{name}.py") for name in names]
     for name in _SHARED:
         top = paths.ROOT / "tests" / name
         found = [top] if top.is_file() else [path for path in top.rglob("*") if path.is_file()]

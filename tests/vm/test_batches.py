@@ -1,4 +1,4 @@
-"""TCP queues together what one read, or the next ones, leave behind."""
+"""TCP queues together what one read leaves behind."""
 
 import pytest
 
