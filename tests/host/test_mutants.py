@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import pytest
 from fakekernel import BASE, make_patch, make_tarball
@@ -13,6 +14,7 @@ from test_prefixes import prepare
 
 from harness import bases, flavours, mutantresults, mutants, paths
 from harness.cli import test as test_cli
+from harness.build import Builder
 from harness.errors import HarnessError, UsageError
 from harness.flavours import Flavour
 from harness.mutants import Verdict
@@ -179,6 +181,32 @@ def test_a_broken_file_of_what_was_kept_says_nothing(lab: Lab, text: str) -> Non
     assert [each.known for each in lab.run(keep=True)] == [False]
     lab.forget()
     assert [each.known for each in lab.run()] == [True]
+
+
+def test_a_result_depends_on_what_its_test_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kernel:
+        def portable_inputs(self) -> str:
+            return "a kernel"
+
+    vm = tmp_path / "tests/vm"
+    vm.mkdir(parents=True)
+    (tmp_path / "tests/guest").mkdir()
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    imports = {"a": "from test_b import x\n", "b": "import test_a\n", "other": ""}
+    for name, text in imports.items():
+        (vm / f"test_{name}.py").write_text(text)
+
+    def key() -> str:
+        return mutants._key(cast(Builder, Kernel()), [("tests/vm/test_a.py", "-k", "one")])
+
+    (tmp_path / "tests/conftest.py").write_text("")
+    before = key()
+    (vm / "test_other.py").write_text("x = 1\n")
+    assert key() == before
+    (vm / "test_b.py").write_text("import test_a\nx = 1\n")
+    assert key() != before
 
 
 def test_one_that_does_not_apply_or_compile_is_not_killed(lab: Lab) -> None:
