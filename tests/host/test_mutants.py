@@ -13,8 +13,8 @@ from fakekernel import BASE, make_patch, make_tarball
 from test_prefixes import prepare
 
 from harness import bases, flavours, mutantresults, mutants, paths
-from harness.cli import test as test_cli
 from harness.build import Builder
+from harness.cli import test as test_cli
 from harness.errors import HarnessError, UsageError
 from harness.flavours import Flavour
 from harness.mutants import Verdict
