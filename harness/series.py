@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import disk, git, lock, stamp
+from harness import disk, git, lock, patchfile, stamp
 from harness.bases import Base
 from harness.errors import CommandFailed, HarnessError, UsageError
 from harness.worktree import (
@@ -76,6 +76,14 @@ def read(directory: Path) -> list[Path]:
 def digest(directory: Path) -> str:
     """Return a digest of the series: the patches' contents, in order."""
     return stamp.digest(read(directory))
+
+
+def code_digest(directory: Path) -> str:
+    """Return a digest of what the series changes, in order; messages and names do not count.
+
+    Reports name a series by it: a message may then cite a report without voiding it.
+    """
+    return stamp.digest([patchfile.read(patch).diff for patch in read(directory)])
 
 
 def apply(worktree: Path, patches: list[Path]) -> list[str]:

@@ -27,6 +27,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import hostjobs
+import minutes
 import racecheck
 import seeds
 from retries import Retries
@@ -67,6 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--once", action="store_true", help="do not try a VM test that has failed a second time"
     )
     seeds.add_options(group)
+    minutes.add_options(group)
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(err)) from err
     config.pluginmanager.register(config.skbhome.retries, "retries")  # type: ignore[attr-defined]
     config.pluginmanager.register(seeds, "seeds")
+    minutes.pytest_configure(config)
     hostjobs.configure(config)
 
 

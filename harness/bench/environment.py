@@ -47,7 +47,7 @@ def of_series(base: Base, kernel: Measured) -> dict[str, Any]:
     found: dict[str, Any] = {
         "base": base.name,
         "patches": len(series.read(base.patches)),
-        "sha256": patches,
+        "sha256": series.code_digest(base.patches),
     }
     if running != patches:
         found["measured_sha256"] = f"{running} (the tree had changes of its own)"

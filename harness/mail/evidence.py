@@ -51,7 +51,7 @@ def reports(command: str, base: Base) -> list[Path]:
 
 def collect(base: Base) -> Evidence:
     """Read the reports of a base."""
-    digest = series.digest(base.patches)
+    digest = series.code_digest(base.patches)
     blocks: list[str] = []
     left_out: list[str] = []
     for command, script, told in (("proof", "prove", _proof), ("bench", "bench", _bench)):

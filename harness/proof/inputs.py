@@ -109,7 +109,7 @@ def _source(base: Base) -> str:
 
 
 _PARTS: dict[Part, Callable[[Base], str]] = {
-    Part.PATCHES: lambda base: series.digest(base.patches),
+    Part.PATCHES: lambda base: series.code_digest(base.patches),
     Part.BESIDE: fingerprint,
     Part.HARNESS: lambda _base: _digest(paths.ROOT / "harness"),
     Part.HOST_TESTS: _host_tests,

@@ -45,7 +45,7 @@ class Proof:
         self.stages = list(stages)
         self.machine = machine
         self.directory = paths.build_root() / "proof" / base.name
-        self.series = series.digest(base.patches)
+        self.series = series.code_digest(base.patches)
         self.patches = len(series.read(base.patches))
         self.known = {stage.name: self._recall(stage) for stage in self.stages}
 

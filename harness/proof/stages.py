@@ -41,8 +41,9 @@ class Kind(Enum):
 class Part(Enum):
     """A part of the repository that decides how a stage ends."""
 
+    #: What the patches change, and no message of theirs.
     PATCHES = "patches"
-    #: What lies beside them: cover letter, waivers, changelog.
+    #: All that is mailed or decides a check: messages, cover letter, waivers, changelog.
     BESIDE = "beside the patches"
     HARNESS = "harness"
     HOST_TESTS = "host tests"

@@ -64,7 +64,7 @@ class Lab:
 
     @property
     def series(self) -> str:
-        return series.digest(self.top / "patches/v5.10")
+        return series.code_digest(self.top / "patches/v5.10")
 
     def stages(self, *names: str) -> list[Stage]:
         return stages.chosen(stages.of(BASE, seed=7), names)

@@ -105,6 +105,13 @@ def edit(name: str, text: str = "changed\n") -> Callable[[Lab], None]:
     return change
 
 
+def another_message(lab: Lab) -> None:
+    patch = next((lab.top / "patches/v5.10").glob("*.patch"))
+    before = patch.read_text()
+    patch.write_text(before.replace("\n---\n", "\nMeasured: 1.\n---\n", 1))
+    assert patch.read_text() != before
+
+
 def another_patch(lab: Lab) -> None:
     make_patch(lab.top / "patches/v5.10", 2, 50, "int more;")
     lab.all_well()
@@ -114,6 +121,7 @@ def another_patch(lab: Lab) -> None:
     ("change", "stale"),
     [
         (another_patch, {*ALL} - {"host"}),
+        (another_message, {"series"}),
         (edit("kconfig/d.config", "CONFIG_E=y\n"), ON_DEBUG),
         (edit("tests/vm/test_x.py"), VM),
         (edit("tests/guest/flow.c"), VM),
@@ -130,7 +138,16 @@ def another_patch(lab: Lab) -> None:
         (lambda lab: None, set()),
     ],
     ids=[
-        *("patch", "fragment", "vm-test", "guest-program", "shared", "mutant", "host-test"),
+        *(
+            "patch",
+            "message",
+            "fragment",
+            "vm-test",
+            "guest-program",
+            "shared",
+            "mutant",
+            "host-test",
+        ),
         *("harness", "requirements", "cut-off", "not-a-result", "nothing"),
     ],
 )

@@ -67,3 +67,15 @@ def test_where_races_are_found_the_baseline_comes_first(tmp_path: Path) -> None:
 def test_a_storm_that_fails_has_failed(tmp_path: Path) -> None:
     assert "test_storm[default]" in ran(tmp_path, "--faults", "-k", "test_storm")
     assert (tmp_path / "times").read_text() == "1"
+
+
+def test_slow_flavours_give_way_and_nothing_else_does(tmp_path: Path) -> None:
+    (tmp_path / "test_guest.py").write_text(GUEST)
+    words = ("-m", "vm", "--flavour", "default", "--flavour", "debug", "-k", "everywhere", "-rs")
+    done = run(tmp_path, *words, "--minutes", "0")
+    assert done.returncode == 0
+    assert "2 passed" in done.stdout and "2 skipped" in done.stdout
+    assert "debug: the run has taken its 0 minutes" in done.stdout
+    assert "2 tests on debug; all of them: scripts/test -m vm --flavour debug" in done.stdout
+    done = run(tmp_path, *words, "--minutes", "5")
+    assert "4 passed" in done.stdout and "for want of time" not in done.stdout

@@ -224,7 +224,7 @@ def test_a_refused_mail_stops_it_and_the_rest_follows(
     assert len(first) == 2
     capsys.readouterr()
     # A report that is finished meanwhile does not make the rest another version.
-    reports(series.digest(BASE.patches))
+    reports(series.code_digest(BASE.patches))
     # Another answer than the one for the rest sends nothing.
     with pytest.raises(send_series.NotAgreed):
         post.main("--send")
@@ -468,7 +468,7 @@ def reports(digest: str) -> None:
 
 
 def test_the_evidence_goes_along(post: Post) -> None:
-    reports(series.digest(BASE.patches))
+    reports(series.code_digest(BASE.patches))
     stage = paths.build_root() / "proof/v5.10/host"
     stage.mkdir()
     (stage / "stage.log").write_text(f"in {paths.build_root()}/trees\n")
@@ -496,7 +496,7 @@ def test_evidence_about_other_patches_is_not_used(
     assert "Proved" not in post.box.mails[0].read_text()
     said = capsys.readouterr().out
     assert "is about other patches (run scripts/prove)" in said and "cannot be read" in said
-    digest = series.digest(BASE.patches)
+    digest = series.code_digest(BASE.patches)
     proof = paths.build_root() / "proof/v5.10/report.json"
     proof.write_text(json.dumps({"patches": {"sha256": digest}, "stages": ["odd"]}))
     assert "of a form that is not known" in evidence.collect(BASE).left_out[0]

@@ -121,6 +121,18 @@ def test_the_digest_is_that_of_contents_in_order(tmp_path: Path) -> None:
     assert series.digest(tmp_path) != one
 
 
+def test_the_digest_of_the_code_is_that_of_the_changes(tmp_path: Path) -> None:
+    diff = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-1\n+2\n"
+    (tmp_path / "a.patch").write_text(f"Subject: [PATCH] one\n\nwhy\n---\n{diff}-- \n2.39\n")
+    (tmp_path / "series").write_text("a.patch\n")
+    one = series.code_digest(tmp_path)
+    (tmp_path / "b.patch").write_text(f"Subject: [PATCH] two\n\nbetter\n---\n{diff}-- \n2.40\n")
+    (tmp_path / "series").write_text("b.patch\n")
+    assert series.code_digest(tmp_path) == one
+    (tmp_path / "b.patch").write_text(f"Subject: [PATCH] two\n\n---\n{diff.replace('+2', '+3')}")
+    assert series.code_digest(tmp_path) != one
+
+
 # --- round trips ------------------------------------------------------------
 
 

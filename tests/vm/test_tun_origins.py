@@ -446,6 +446,8 @@ def test_merged_by_gro(lab, report):
         # What arrives within 10 ms may be merged, however slowly the sender gets on: only an
         # skb that has no room for another page gets a frag_list.
         run_in(lab, "far", "echo 10000000 > /sys/class/net/dev/gro_flush_timeout")
+        # As many at a time as make a large packet: a slow path is given few otherwise.
+        run_in(lab, "near", "echo 44 > /proc/sys/net/ipv4/tcp_min_tso_segs")
         # With a program, veth receives by NAPI and GRO, and its peer sends no large packets.
         with lab.wire(out, end, a_cpu=2, b_cpu=1) as wire, xdp(lab, "far", "pass"):
             lab.ip(["route add default dev dev"], netns="end")
