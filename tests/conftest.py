@@ -11,6 +11,7 @@ A VM test that fails without a word of the kernel's is tried once more (see retr
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -127,8 +128,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    # A CI that gives up sends SIGTERM: end the guests as Ctrl-C does.
+    # A CI that gives up sends SIGTERM: end the guests as Ctrl-C does, and say what took so long.
     def stop(*_: object) -> None:
+        state: Session = session.config.skbhome  # type: ignore[attr-defined]
+        with open(state.directory / "ended-here.txt", "w") as file:
+            faulthandler.dump_traceback(file)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)

@@ -79,3 +79,15 @@ def test_slow_flavours_give_way_and_nothing_else_does(tmp_path: Path) -> None:
     assert "2 tests on debug; all of them: scripts/test -m vm --flavour debug" in done.stdout
     done = run(tmp_path, *words, "--minutes", "5")
     assert "4 passed" in done.stdout and "for want of time" not in done.stdout
+
+
+def test_who_is_ended_says_where_it_was(tmp_path: Path) -> None:
+    (tmp_path / "test_long.py").write_text(
+        "import os, signal, time\n"
+        "def test_that_takes_too_long():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+    )
+    done = run(tmp_path, "-k", "too_long")
+    assert done.returncode == 2 and "KeyboardInterrupt" in done.stdout
+    assert "in test_that_takes_too_long" in (tmp_path / "logs/ended-here.txt").read_text()
