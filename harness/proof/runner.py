@@ -46,6 +46,8 @@ class Proof:
         self.machine = machine
         self.directory = paths.build_root() / "proof" / base.name
         self.series = series.code_digest(base.patches)
+        #: What a kernel's stamp calls the series, messages included.
+        self.whole = series.digest(base.patches)
         self.patches = len(series.read(base.patches))
         self.known = {stage.name: self._recall(stage) for stage in self.stages}
 
@@ -174,7 +176,7 @@ class Proof:
         finally:
             line.clear()
         seconds = time.monotonic() - started
-        ended = evidence.Ended(status, output, evidence.tail(log), here, self.series)
+        ended = evidence.Ended(status, output, evidence.tail(log), here, self.whole)
         result = evidence.read(stage, ended)
         if late:
             # What it has seen until then is told all the same.
