@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     # A CI that gives up sends SIGTERM: end the guests as Ctrl-C does, and say what took so long.
     def stop(*_: object) -> None:
         state: Session = session.config.skbhome  # type: ignore[attr-defined]
-        with open(state.directory / "ended-here.txt", "w") as file:
+        # A full disk must not keep the guests alive.
+        with suppress(OSError), open(state.directory / "ended-here.txt", "w") as file:
             faulthandler.dump_traceback(file)
         raise KeyboardInterrupt
 

@@ -44,3 +44,21 @@ def drained_in_time(lab, cpu):
     worst = max(found.oldest.values())
     assert worst <= DRAIN_BOUND + lab.scale.seconds(DRAIN_SLACK)
     return worst
+
+
+@pytest.mark.brief
+def test_many_small_exchanges(lab, report):
+    """Request and response with pauses: every list is drained in time, not just the last."""
+    net = lab.shared_net("veth", rps=2)
+    before = lab.defer()
+    with lab.events("skb/skb_defer_free", "skb/skb_defer_flush") as recorded:
+        lab.flow(
+            net, mode="rr", tx_cpu=0, rx_cpu=1, count=lab.scale.work(20), pause_us=40_000
+        ).intact()
+        lab.sh(f"sleep {lab.scale.seconds(0.4):.1f}")
+    found = traces.list_history(recorded[0])
+    assert not found.waiting
+    worst = max(found.oldest.values())
+    report.add("oldest buffer in slow exchanges", worst * 1000, "ms")
+    assert worst <= DRAIN_BOUND + lab.scale.seconds(DRAIN_SLACK)
+    assert (lab.defer() - before)["deferred"] > 0
