@@ -244,6 +244,16 @@ class Locality:
         return 100.0 * self.home / self.received if self.received else 0.0
 
 
+#: The events that tests/guest/skbtrace records; not every kernel has each of them.
+SKB_EVENTS = (
+    "kmem/kmem_cache_alloc",
+    "kmem/kmem_cache_alloc_node",
+    "skb/skb_copy_datagram_iovec",
+    "skbhome/clone",
+    "skbhome/free",
+    "skbhome/bulk",
+)
+
 #: An allocation whose call lies this close behind skb_clone's entry is skb_clone's.
 _CLONE_CODE = 0x400
 
@@ -254,8 +264,8 @@ def locality(trace: Trace, *, skb_size: int, pair_size: int) -> Locality:
     The events, as ``tests/guest/skbtrace`` records them: ``kmem_cache_alloc``
     and ``kmem_cache_alloc_node`` (``call_site``, ``ptr``, ``bytes_req``),
     ``skb_copy_datagram_iovec`` (data was taken out of ``skbaddr``), ``clone``
-    (``skb_clone``, about at ``__probe_ip``, was called for ``skb``) and ``free``
-    (``skb_release_data``: ``skb`` is given up).
+    (``skb_clone``, about at ``__probe_ip``, was called for ``skb``), ``free``
+    and ``bulk`` (``skb_release_data`` or ``__kfree_skb_bulk``: ``skb`` is given up).
 
     TCP sends buffers that are allocated in pairs, as one object; what travels
     is the second half, a clone of the first that belongs where the pair was
@@ -296,7 +306,7 @@ def locality(trace: Trace, *, skb_size: int, pair_size: int) -> Locality:
             cloning[event.cpu, event.task] = number(event, "skb"), number(event, "__probe_ip")
         elif event.name == "skb_copy_datagram_iovec":
             read.add(number(event, "skbaddr"))
-        elif event.name == "free":
+        elif event.name in ("free", "bulk"):
             skb = number(event, "skb")
             if skb in read:
                 read.discard(skb)

@@ -27,15 +27,6 @@ _DRAINED = 0.4
 
 _TRACING = "/sys/kernel/tracing"
 
-#: What tests/guest/skbtrace records.
-_TRACED = (
-    "kmem/kmem_cache_alloc",
-    "kmem/kmem_cache_alloc_node",
-    "skb/skb_copy_datagram_iovec",
-    "skbhome/clone",
-    "skbhome/free",
-)
-
 
 class LoadFailed(HarnessError):
     """The traffic program failed, or what it did is of no use."""
@@ -189,7 +180,7 @@ def follow(guest: Guest, case: Case, path: Path, events: Sequence[str]) -> Measu
         LoadFailed: as for :func:`run`, or the trace lost events although it was short.
     """
     script = guesttools.script("skbtrace")
-    dump = f"{guesttools.tool('ringdump')} {_TRACING} {' '.join(_TRACED)}"
+    dump = f"{guesttools.tool('ringdump')} {_TRACING} {' '.join(traces.SKB_EVENTS)}"
     seconds = TRACED
     for _ in range(4):
         # Probes are set before there is traffic: set in code that all CPUs run, one of them may

@@ -133,6 +133,11 @@ def test_a_plain_buffer():
     assert found.pairs == {(0, 0): 1}
 
 
+def test_a_buffer_whose_head_is_freed_in_bulk():
+    found = follow((0, "alloc", 0x1000), (1, "read", 0x1000), (1, "bulk", 0x1000))
+    assert found.pairs == {(0, 1): 1}
+
+
 def test_what_was_not_read_does_not_count():
     assert follow((0, "alloc", 0x1000), (1, "free", 0x1000)).pairs == {}
 

@@ -28,15 +28,6 @@ TRACING = "/sys/kernel/tracing"
 #: Caches whose objects are network buffers.
 SKB_CACHES = ("skbuff_head_cache", "skbuff_fclone_cache")
 
-#: The events that tests/guest/skbtrace records.
-TRACED = (
-    "kmem/kmem_cache_alloc",
-    "kmem/kmem_cache_alloc_node",
-    "skb/skb_copy_datagram_iovec",
-    "skbhome/clone",
-    "skbhome/free",
-)
-
 #: bash: wait for the seconds in $1 without starting a program, which takes as long.
 NAP = "exec 9<> <(:); nap() { read -rt $1 -u 9 || :; }; "
 
@@ -544,7 +535,7 @@ class Lab:
             yield result
         finally:
             if self.vm.alive:
-                dump = f"{self.ringdump} {TRACING} {' '.join(TRACED)}"
+                dump = f"{self.ringdump} {TRACING} {' '.join(traces.SKB_EVENTS)}"
                 shown = self.sh(f"{script} stop; {dump}; {script} clear", timeout=60)
                 result.append(traces.parse_raw(shown))
 
