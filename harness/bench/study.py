@@ -90,14 +90,26 @@ FULL = Size("full", rounds=6, traced=True, idle_rounds=2, idle=workloads.IDLE, l
 
 
 class Study:
-    """What is measured of one base, and where that is kept."""
+    """What is measured of one base, and where that is kept.
+
+    Attributes:
+        where: the directory of samples and of the report.
+        stem: what the report is called that is kept in ``docs/``.
+    """
 
     def __init__(
-        self, base: Base, size: Size, log_dir: Path, *, keep_kernels: bool = False
+        self,
+        base: Base,
+        size: Size,
+        log_dir: Path,
+        *,
+        flavour: str | None = None,
+        keep_kernels: bool = False,
     ) -> None:
         """Build both kernels, as far as they are not there.
 
         Args:
+            flavour: of the kernels; the base's own unless given, and then a study of its own.
             keep_kernels: take the kernels that the first such run has copied
                 (:mod:`harness.bench.frozen`).
 
@@ -107,14 +119,16 @@ class Study:
         self.base = base
         self.size = size
         self.log_dir = log_dir
-        self.where = samples.directory(base.name) / size.name
-        copies = samples.directory(base.name) / "kernels"
+        own = "" if flavour in (None, base.flavour) else f"-{flavour}"
+        self.where = samples.directory(base.name) / f"{size.name}{own}"
+        self.stem = f"bench-{base.name}{own}"
+        copies = samples.directory(base.name) / f"kernels{own}"
         if keep_kernels and copies.is_dir():
             self.kernels = frozen.load(copies)
         else:
             quiet = progress.Steps(quiet=True)
             self.kernels = {
-                baseline: build.build(base, baseline=baseline, steps=quiet)
+                baseline: build.build(base, flavour=flavour, baseline=baseline, steps=quiet)
                 for baseline in (True, False)
             }
             if keep_kernels:
@@ -256,7 +270,7 @@ class Study:
                 "size": self.size.name,
                 "rounds of each arm": max((len(each.rounds) for each in known.values()), default=0),
             },
-            notes=_notes(self.base),
+            notes=_notes(self.stem),
         )
 
     def _known(self, case: Case) -> Samples:
@@ -280,9 +294,9 @@ class Study:
         return [*files, *(path for path, _ in drawn)]
 
 
-def _notes(base: Base) -> str:
+def _notes(stem: str) -> str:
     """Return what a person has found out about the figures: docs/bench-BASE.notes.md."""
-    path = paths.ROOT / "docs" / f"bench-{base.name}.notes.md"
+    path = paths.ROOT / "docs" / f"{stem}.notes.md"
     return path.read_text() if path.is_file() else ""
 
 

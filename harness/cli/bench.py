@@ -34,6 +34,11 @@ def parser() -> argparse.ArgumentParser:
         help="a workload's number, a case's name or its beginning; may be given several times",
     )
     found.add_argument(
+        "--flavour",
+        metavar="NAME",
+        help="kernels of this flavour, rt for example: samples and report are kept apart",
+    )
+    found.add_argument(
         "--minutes",
         metavar="N",
         type=float,
@@ -64,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         "--report", action="store_true", help="write the report of what is known; measure nothing"
     )
     found.add_argument(
-        "--keep", action="store_true", help="also write the report to docs/bench-BASE.*"
+        "--keep", action="store_true", help="also write the report to docs/bench-BASE*"
     )
     return found
 
@@ -85,7 +90,9 @@ def main(argv: Sequence[str]) -> int:
     size = study.QUICK if options.quick else study.FULL
     if options.rounds is not None:
         size = dataclasses.replace(size, rounds=options.rounds)
-    mine = study.Study(base, size, log_dir, keep_kernels=options.keep_kernels)
+    mine = study.Study(
+        base, size, log_dir, flavour=options.flavour, keep_kernels=options.keep_kernels
+    )
     done = True
     if not options.report:
         parts = options.part or study.PARTS
@@ -93,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
     facts = mine.facts()
     _written(mine.write(facts, mine.where, "report"))
     if options.keep:
-        _written(mine.write(facts, paths.ROOT / "docs", f"bench-{base.name}"))
+        _written(mine.write(facts, paths.ROOT / "docs", mine.stem))
     for bar in facts["bars"]:
         print(f"{bar['kept']:<10} {bar['what']}: {bar['measured'][:200]}")
     if not done:
