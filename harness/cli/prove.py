@@ -4,7 +4,7 @@
     scripts/prove v5.10 --list             the stages, and what is known of each
     scripts/prove v5.10 --only series --only 'kernel-*'
     scripts/prove v5.10 --again            also what has passed
-    scripts/prove v5.10 --keep             then copy the report to docs/
+    scripts/prove v5.10 --keep             then copy the report, and what tests measured, to docs/
 
 A stage is one of the other commands, with a time limit and a log. What passed is not run again
 until something that it speaks for changes: the patches, the tests, the configuration, the
@@ -27,7 +27,7 @@ from typing import Any
 
 from harness import accel, bases, lock, paths, progress, stamp
 from harness.cli import _main
-from harness.proof import stages
+from harness.proof import figures, stages
 from harness.proof.results import Result, Verdict
 from harness.proof.runner import Proof, kept
 from harness.proof.stages import Stage
@@ -57,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--json", type=Path, metavar="FILE", help="write the report there as well")
     found.add_argument(
-        "--keep", action="store_true", help="copy the report to docs/proof-BASE.md and .json"
+        "--keep",
+        action="store_true",
+        help="copy the report to docs/proof-BASE.*, what tests measured to docs/figures-BASE-*.md",
     )
     return found
 
@@ -118,6 +120,7 @@ def _copies(proof: Proof, options: argparse.Namespace) -> None:
     if options.keep:
         stamp.write_atomic(kept(proof.base), text)
         stamp.write_atomic(kept(proof.base, ".md"), (proof.directory / "report.md").read_text())
+        figures.keep(proof)
 
 
 if __name__ == "__main__":

@@ -570,6 +570,23 @@ def test_a_kept_report_that_cannot_be_read(lab: Lab, text: str) -> None:
     assert "series" in lab.stale()
 
 
+def test_what_the_tests_of_a_stage_measured_is_kept(lab: Lab) -> None:
+    assert command(lab, "--only", "vm-default", "--only", "vm-rt") == 0
+    here = lab.top / "build/proof/v5.10"
+    for stage in ("vm-default", "vm-rt", "slow"):
+        (here / stage).mkdir(exist_ok=True)
+        (here / stage / "report.md").write_text(f"# Figures\n\n| {stage} |\n")
+    lab.plan["vm-rt"]["status"] = 1
+    assert command(lab, "--only", "vm-rt", "--again", "--keep") == 1
+    # What failed, or was not run, leaves no figures that could be cited.
+    assert [path.name for path in (lab.top / "docs").glob("figures-*")] == [
+        "figures-v5.10-vm-default.md"
+    ]
+    kept = (lab.top / "docs/figures-v5.10-vm-default.md").read_text()
+    assert kept.startswith("# Figures of v5.10, vm-default\n") and kept.endswith("| vm-default |\n")
+    assert lab.proof().series in kept
+
+
 # --- the command ---------------------------------------------------------------------------
 
 
