@@ -31,7 +31,7 @@ from harness.bench.runner import Effort, OutOfTime, Runner
 from harness.bench.samples import Samples
 from harness.bench.workloads import Case
 from harness.errors import HarnessError
-from harness.vm import GuestCommandFailed, GuestCommandTimeout
+from harness.vm import GuestBootFailed, GuestCommandFailed, GuestCommandTimeout, GuestError
 
 #: What a run consists of: timed and traced runs of workloads 1 to 6, workload 7, simulations of
 #: cache lines, and those of workload 2 on guests of more CPUs.
@@ -39,6 +39,9 @@ PARTS = ("runs", "idle", "lines", "scaling")
 
 #: Rounds that all cases get first: fewer say nothing, and A B B A needs pairs of pairs.
 _FIRST = 4
+
+#: A run goes on with new guests so often. What ended one is not tried again in the others.
+_GUESTS = 6
 
 #: Names of workload 7.
 _IDLE = ("7", "idle")
@@ -166,35 +169,45 @@ class Study:
             parts: of :data:`PARTS`; two runs of different ones do not disturb each other's files.
 
         Raises:
-            HarnessError: a guest does not come up or is gone.
+            HarnessError: a guest does not come up, or again and again one is gone.
         """
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        attempt = 0
+        while True:
+            attempt += 1
+            log_dir = self.log_dir if attempt == 1 else self.log_dir / f"again-{attempt}"
+            try:
+                self._run(only, deadline, parts, log_dir)
+                return True
+            except OutOfTime:
+                return False
+            except GuestBootFailed:
+                raise
+            except GuestError as err:
+                if attempt == _GUESTS:
+                    raise
+                progress.say(f"{err.what}\nlogs: {log_dir}\ngoing on with new guests")
 
+    def _run(
+        self, only: Sequence[str], deadline: float | None, parts: Collection[str], log_dir: Path
+    ) -> None:
         def in_time() -> None:
             if deadline is not None and time.monotonic() > deadline:
                 raise OutOfTime
 
         cases = self.chosen(only)
-        try:
-            with Guests(self.kernels, self.log_dir) as booted:
-                if "runs" in parts:
-                    runner = Runner(booted, self.where, self.keys, deadline=deadline)
-                    # All cases get some rounds before any gets more.
-                    for rounds in (min(_FIRST, self.size.rounds), self.size.rounds):
-                        runner.run(cases, Effort(rounds, self.size.traced))
-                if "idle" in parts and (not only or any(each in _IDLE for each in only)):
-                    self._idle(booted, in_time)
-            if "lines" in parts and self.size.lines:
-                lines.simulate(
-                    self.kernels, cases, self.lines_of, self._keep_lines, self.log_dir, in_time
-                )
-            if "scaling" in parts and self.size.lines and any(c.workload == 2 for c in cases):
-                scaling.run(
-                    self.kernels, self._scaling_file(), self._scaling_key(), self.log_dir, in_time
-                )
-        except OutOfTime:
-            return False
-        return True
+        with Guests(self.kernels, log_dir) as booted:
+            if "runs" in parts:
+                runner = Runner(booted, self.where, self.keys, deadline=deadline)
+                # All cases get some rounds before any gets more.
+                for rounds in (min(_FIRST, self.size.rounds), self.size.rounds):
+                    runner.run(cases, Effort(rounds, self.size.traced))
+            if "idle" in parts and (not only or any(each in _IDLE for each in only)):
+                self._idle(booted, in_time)
+        if "lines" in parts and self.size.lines:
+            lines.simulate(self.kernels, cases, self.lines_of, self._keep_lines, log_dir, in_time)
+        if "scaling" in parts and self.size.lines and any(c.workload == 2 for c in cases):
+            scaling.run(self.kernels, self._scaling_file(), self._scaling_key(), log_dir, in_time)
 
     # --- simulations
 

@@ -6,6 +6,7 @@ import pytest
 
 from harness import bases
 from harness.bench import study
+from harness.vm import GuestBootFailed, GuestPanic
 
 BASE = bases.get("v5.10")
 
@@ -42,3 +43,38 @@ def test_a_flavour_is_a_study_of_its_own(built, tmp_path):
 def test_the_base_s_own_flavour_is_the_plain_study(built, tmp_path):
     plain = study.Study(BASE, study.FULL, tmp_path)
     assert study.Study(BASE, study.FULL, tmp_path, flavour=BASE.flavour).where == plain.where
+
+
+def lost(monkeypatch, *errors):
+    """Have one attempt after the other end with an error; return the directories of their logs."""
+    left, log_dirs = list(errors), []
+
+    def attempt(_study, _only, _deadline, _parts, log_dir):
+        log_dirs.append(log_dir)
+        if left:
+            raise left.pop(0)
+
+    monkeypatch.setattr(study.Study, "_run", attempt)
+    return log_dirs
+
+
+def test_a_run_goes_on_with_new_guests(built, monkeypatch, tmp_path, capsys):
+    log_dirs = lost(monkeypatch, GuestPanic("the kernel panicked"), GuestPanic("again"))
+    assert study.Study(BASE, study.FULL, tmp_path).run([], minutes=None)
+    # The console of a guest that is gone stays.
+    assert len(set(log_dirs)) == 3
+    assert "the kernel panicked" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_for_ever(built, monkeypatch, tmp_path):
+    log_dirs = lost(monkeypatch, *[GuestPanic("the kernel panicked")] * 99)
+    with pytest.raises(GuestPanic):
+        study.Study(BASE, study.FULL, tmp_path).run([], minutes=None)
+    assert len(log_dirs) < 10
+
+
+def test_a_kernel_that_does_not_boot_ends_it(built, monkeypatch, tmp_path):
+    log_dirs = lost(monkeypatch, GuestBootFailed("it does not come up", stage="kernel"))
+    with pytest.raises(GuestBootFailed):
+        study.Study(BASE, study.FULL, tmp_path).run([], minutes=None)
+    assert len(log_dirs) == 1
