@@ -187,8 +187,10 @@ def parse_raw(text: str) -> Trace:
             for found in re.finditer(r"^(?:overrun|dropped events): (\d+)$", body, re.MULTILINE):
                 lost += int(found[1])
         elif kind == "missed":
-            # Lines of kprobe_profile: event, hits, misses.
-            lost += sum(int(words[2]) for words in map(str.split, body.splitlines()) if words)
+            # Lines of kprobe_profile: event, hits, misses. Others may have probes of their own,
+            # which leave nothing in this trace, and whose misses are never forgotten.
+            rows = (words for words in map(str.split, body.splitlines()) if words)
+            lost += sum(int(words[2]) for words in rows if words[0] in _PROBES)
         elif kind == "cpu":
             try:
                 pages = base64.b64decode(body, validate=False)
@@ -253,6 +255,8 @@ SKB_EVENTS = (
     "skbhome/free",
     "skbhome/bulk",
 )
+
+_PROBES = {name.partition("/")[2] for name in SKB_EVENTS if name.startswith("skbhome/")}
 
 #: An allocation whose call lies this close behind skb_clone's entry is skb_clone's.
 _CLONE_CODE = 0x400

@@ -82,6 +82,9 @@ def test_raw_counts_what_was_lost():
     assert traces.parse_raw(text.replace("overrun: 0", "overrun: 7", 1)).lost == 7
     missed = re.sub(r"(?m)^(\s*free\s+\d+\s+)0$", r"\g<1>5", text)
     assert traces.parse_raw(missed).lost == 5
+    # A probe of somebody else's records nothing here.
+    others = re.sub(r"(?m)^(\s*free\s+\d+\s+0)$", r"\g<1>\n  free_pcppages_bulk 12 7", text)
+    assert others != text and traces.parse_raw(others).lost == 0
 
 
 def test_raw_cut_short():
