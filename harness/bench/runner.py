@@ -54,17 +54,21 @@ class Runner:
         keys: Mapping[str, str],
         *,
         deadline: float | None = None,
+        tried: set[tuple[str, str]] | None = None,
     ) -> None:
         """Remember where samples are kept.
 
         Args:
             keys: case name to the digest that its samples speak for.
             deadline: a time of :func:`time.monotonic` after which nothing is begun.
+            tried: cases and arms that were followed, whatever came of it, and are not followed
+                once more; added to.
         """
         self._guests = guests
         self._where = where
         self._keys = keys
         self._deadline = deadline
+        self._tried = set() if tried is None else tried
         self._events: dict[str, list[str]] = {}
         self._pace = 1.0
         self._line = progress.Line("bench")
@@ -100,8 +104,12 @@ class Runner:
         window = float(case.load.get("seconds", case.window))  # type: ignore[arg-type]
         seconds = rounds * len(case.arms) * (window + _BESIDE)
         if effort.traced:
-            seconds += _TRACED * len(set(case.arms) & set(arms.FOLLOWED) - set(known.traced))
+            seconds += _TRACED * len(self._to_follow(case, known))
         return self._pace * seconds
+
+    def _to_follow(self, case: Case, known: Samples) -> set[str]:
+        tried = {arm for name, arm in self._tried if name == case.name}
+        return set(case.arms) & set(arms.FOLLOWED) - set(known.traced) - tried
 
     def _file(self, case: Case) -> Path:
         return self._where / "samples" / f"{case.name}.json"
@@ -137,8 +145,9 @@ class Runner:
                 known.rounds.append(values)
                 samples.save(self._file(case), self._keys[case.name], known)
             for arm in chosen if effort.traced else ():
-                if arm.name not in arms.FOLLOWED or arm.name in known.traced:
+                if arm.name not in self._to_follow(case, known):
                     continue
+                self._tried.add((case.name, arm.name))
                 self._line.update(f"{case.name}, following skbs, {arm.name}")
                 try:
                     done = one(arm, lambda g, p: self._followed(g, case, p))

@@ -121,6 +121,7 @@ class Study:
         """
         self.base = base
         self.size = size
+        self._tried: set[tuple[str, str]] = set()
         self.log_dir = log_dir
         own = "" if flavour in (None, base.flavour) else f"-{flavour}"
         self.where = samples.directory(base.name) / f"{size.name}{own}"
@@ -198,7 +199,7 @@ class Study:
         cases = self.chosen(only)
         with Guests(self.kernels, log_dir) as booted:
             if "runs" in parts:
-                runner = Runner(booted, self.where, self.keys, deadline=deadline)
+                runner = Runner(booted, self.where, self.keys, deadline=deadline, tried=self._tried)
                 # All cases get some rounds before any gets more.
                 for rounds in (min(_FIRST, self.size.rounds), self.size.rounds):
                     runner.run(cases, Effort(rounds, self.size.traced))

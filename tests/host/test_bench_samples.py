@@ -128,6 +128,22 @@ def test_what_fails_is_told_and_does_not_keep_the_rest(
     assert set(known.rounds[0]) == {"off", "off-again"}
 
 
+def test_what_could_not_be_followed_is_tried_again_by_another_run_only(
+    tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def follow(guest: Any, case: Case, path: Any, events: Any) -> measure.Measured:
+        ran.append("followed")
+        raise measure.LoadFailed("x: the trace loses events however short it is")
+
+    monkeypatch.setattr(measure, "follow", follow)
+    tried: set[tuple[str, str]] = set()
+    for _ in range(2):  # as after a guest was lost
+        Runner(Guests(), tmp_path, {"x": "k"}, tried=tried).run([CASE], Effort(1))  # type: ignore[arg-type]
+    assert ran.count("followed") == 2
+    make(tmp_path).run([CASE], Effort(1))
+    assert ran.count("followed") == 4
+
+
 def test_what_has_ended_a_guest_is_not_tried_again(
     tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
