@@ -19,9 +19,16 @@ class Study:
     """A study that measures nothing."""
 
     def __init__(
-        self, base: Any, size: study.Size, log_dir: Path, *, keep_kernels: bool = False
+        self,
+        base: Any,
+        size: study.Size,
+        log_dir: Path,
+        *,
+        flavour: str | None = None,
+        keep_kernels: bool = False,
     ) -> None:
         self.size, self.where = size, log_dir
+        self.flavour, self.stem = flavour, f"bench-{base.name}"
         self.asked: list[Any] = []
         self.written: list[str] = []
         STUDIES.append(self)
@@ -66,6 +73,11 @@ def test_the_report_alone(tmp_path: Path) -> None:
     assert cli.main(["v5.10", "--report", "--keep"]) == 0
     assert STUDIES[0].asked == []
     assert STUDIES[0].written == ["report", "bench-v5.10"]
+
+
+def test_a_flavour_as_asked_for() -> None:
+    cli.main(["v5.10", "--flavour", "rt", "--only", "4"])
+    assert STUDIES[0].flavour == "rt"
 
 
 def test_rounds_as_asked_for() -> None:
