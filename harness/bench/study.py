@@ -31,6 +31,7 @@ from harness.bench.runner import Effort, OutOfTime, Runner
 from harness.bench.samples import Samples
 from harness.bench.workloads import Case
 from harness.errors import HarnessError
+from harness.proof.results import plain
 from harness.vm import GuestBootFailed, GuestCommandFailed, GuestCommandTimeout, GuestError
 
 #: What a run consists of: timed and traced runs of workloads 1 to 6, workload 7, simulations of
@@ -291,6 +292,11 @@ class Study:
         path = self.where / "samples" / f"{case.name}.json"
         found = samples.load(path, self.keys[case.name])
         figures.add_full(found)
+        # A report is for others, who have no use for where things are on this machine.
+        found.failures = [plain(each) for each in found.failures]
+        for traced in found.traced.values():
+            if "failed" in traced:
+                traced["failed"] = plain(traced["failed"])
         simulated = self.lines_of(case)
         found.lines = {arm: lines.with_derived(case, each) for arm, each in simulated.items()}
         return found

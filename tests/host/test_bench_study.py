@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import bases
-from harness.bench import study
+from harness import bases, paths
+from harness.bench import samples, study
 from harness.vm import GuestBootFailed, GuestPanic
 
 BASE = bases.get("v5.10")
@@ -78,3 +78,12 @@ def test_a_kernel_that_does_not_boot_ends_it(built, monkeypatch, tmp_path):
     with pytest.raises(GuestBootFailed):
         study.Study(BASE, study.FULL, tmp_path).run([], minutes=None)
     assert len(log_dirs) == 1
+
+
+def test_a_report_names_no_place_on_this_machine(built, tmp_path):
+    mine = study.Study(BASE, study.FULL, tmp_path)
+    (case,) = mine.chosen(["lo-local"])
+    where = f"{paths.ROOT}/tests/guest/skbtrace: not done"
+    failed = samples.Samples(failures=[f"off: {where}"], traced={"off": {"failed": where}})
+    samples.save(mine.where / "samples" / "lo-local.json", mine.keys["lo-local"], failed)
+    assert str(paths.ROOT) not in str(mine._known(case))
