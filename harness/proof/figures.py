@@ -27,7 +27,9 @@ def keep(proof: Proof) -> list[Path]:
     found = []
     for stage in proof.stages:
         table = proof.directory / stage.name / _TABLE
-        if proof.known[stage.name].verdict is Verdict.PASSED and table.is_file():
+        # A run that was ended leaves a table as well, and the result may be another machine's.
+        here = proof.known[stage.name].verdict is Verdict.PASSED and proof.ended_here(stage)
+        if here and table.is_file():
             file = kept(proof.base, stage.name)
             stamp.write_atomic(file, _titled(proof, stage, table.read_text()))
             found.append(file)

@@ -89,6 +89,10 @@ class Proof:
         stamp.write_atomic(self.directory / "report.json", report.as_json(facts))
         stamp.write_atomic(self.directory / "report.md", report.as_markdown(facts))
 
+    def ended_here(self, stage: Stage) -> bool:
+        """Tell whether the last run of a stage on this machine came to an end."""
+        return self._file(stage).is_file()
+
     def _file(self, stage: Stage) -> Path:
         return self.directory / "results" / f"{stage.name}.json"
 

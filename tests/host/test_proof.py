@@ -21,7 +21,7 @@ from harness.cli import prove
 from harness.errors import UsageError
 from harness.kunit import Case, Report, Status
 from harness.lock import LockTimeout, held
-from harness.proof import inputs, results, runner, stages
+from harness.proof import figures, inputs, results, runner, stages
 from harness.proof.results import Result, Verdict
 
 pytestmark = pytest.mark.host
@@ -585,6 +585,12 @@ def test_what_the_tests_of_a_stage_measured_is_kept(lab: Lab) -> None:
     kept = (lab.top / "docs/figures-v5.10-vm-default.md").read_text()
     assert kept.startswith("# Figures of v5.10, vm-default\n") and kept.endswith("| vm-default |\n")
     assert lab.proof().series in kept
+    # A run that was ended here left a table, and the report that was kept a pass.
+    (here / "results/vm-default.json").unlink()
+    (here / "vm-default/report.md").write_text("# Figures\n\n| half a run |\n")
+    assert lab.proof().known["vm-default"].verdict is Verdict.PASSED
+    figures.keep(lab.proof())
+    assert (lab.top / "docs/figures-v5.10-vm-default.md").read_text() == kept
 
 
 # --- the command ---------------------------------------------------------------------------
