@@ -16,7 +16,8 @@ from harness.bench.networks import Path
 from harness.bench.workloads import SEGMENT, Case
 from harness.errors import HarnessError
 
-#: Seconds, over what a run itself takes, that one may need on a busy machine.
+#: Seconds, over what a run itself takes, that one may need on a busy machine; a case may ask
+#: for another ``timeout``.
 _LIMIT = 60
 
 #: Seconds of a traced run, of which its window is the greater part; KiB of its buffer per CPU.
@@ -53,12 +54,12 @@ def arguments(case: Case, path: Path, **more: object) -> list[str]:
     wanted: dict[str, object] = {
         "addr": path.addr,
         "seconds": case.window,
+        "timeout": _LIMIT,
         **case.load,
         "tx-netns": path.tx_netns,
         "rx-netns": path.rx_netns,
         "tx-dev": path.device,
         "rx-dev": path.rx_device,
-        "timeout": _LIMIT,
         **more,
     }
     argv = [str(guesttools.tool("load"))]
@@ -96,7 +97,8 @@ def run(
         argv += ["--file", name]
     for event in events:
         argv += ["--event", event]
-    done = guest.vm.run(argv, timeout=_LIMIT + 20, check=False)
+    limit = float(str(case.load.get("timeout", _LIMIT)))
+    done = guest.vm.run(argv, timeout=limit + 20, check=False)
     if done.returncode != 0:
         why = "ran out of time" if done.returncode == 3 else done.stderr.strip()
         raise LoadFailed(f"{case.name}: load ended with {done.returncode}: {why}")

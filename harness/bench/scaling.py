@@ -22,6 +22,9 @@ NODES = 2
 
 ARMS = ("off", "defer")
 
+#: Seconds for each CPU of a guest that a run may take: few of them run at a time.
+_PER_CPU = 30
+
 
 def case(cpus: int) -> Case:
     """Return workload 2 for a guest of that many CPUs: as many queues, 8 flows for each."""
@@ -35,6 +38,7 @@ def case(cpus: int) -> Case:
         "flows": 8 * cpus,
         "tx-threads": max(1, cpus // 2),
         "rx-threads": max(1, cpus // 2),
+        "timeout": max(60, _PER_CPU * cpus),
     }
     return dataclasses.replace(base, name=f"scaling-{cpus}", network=network, load=load)
 
