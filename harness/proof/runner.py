@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import disk, logs, paths, process, progress, series, stamp
+from harness import disk, lock, logs, paths, process, progress, series, stamp
 from harness.bases import Base
 from harness.errors import CommandTimeout, HarnessError
 from harness.proof import evidence, inputs, report, results
@@ -61,13 +61,18 @@ class Proof:
         """Run stages that have not passed as things are now; tell whether all is well then.
 
         A stage that fails does not keep the next one from being run. The report is written
-        after each; ended at any point, it says what was and what was not run.
+        after each; ended at any point, it says what was and what was not run. Another run may
+        have other stages done meanwhile: its results are in the report, too.
 
         Args:
             told: called with each result as soon as it is there.
             again: names of stages to run even if they have passed.
+
+        Raises:
+            LockTimeout: another run is at one of the stages.
         """
         self.write()
+        mine = {stage.name for stage in wanted}
         for at, stage in enumerate(wanted, 1):
             before = self.known[stage.name]
             if before.verdict is not Verdict.PASSED or stage.name in again:
@@ -79,9 +84,15 @@ class Proof:
                     self.known[stage.name] = Result(Verdict.NOT_RUN, f"interrupted after {after}")
                     raise
                 finally:
+                    self._look_again(mine)
                     self.write()
             told(stage, self.known[stage.name])
         return all(self.known[stage.name].ok for stage in wanted)
+
+    def _look_again(self, mine: Collection[str]) -> None:
+        for stage in self.stages:
+            if stage.name not in mine:
+                self.known[stage.name] = self._recall(stage)
 
     def write(self) -> None:
         """Write the report, as Markdown and as JSON."""
@@ -132,6 +143,11 @@ class Proof:
         idle = self._idle(stage)
         if idle:
             return Result(Verdict.NOT_APPLICABLE, idle)
+        held = paths.locks() / f"proof-{self.base.name}-{stage.name}.lock"
+        with lock.held(held, f"proving {self.base.name}, {stage.name}", timeout=0):
+            return self._run_alone(stage, place)
+
+    def _run_alone(self, stage: Stage, place: str) -> Result:
         file = self._file(stage)
         # A run that is killed leaves nothing that could be taken for its result.
         file.unlink(missing_ok=True)

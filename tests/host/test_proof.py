@@ -23,6 +23,8 @@ from harness.kunit import Case, Report, Status
 from harness.lock import LockTimeout, held
 from harness.proof import figures, inputs, results, runner, stages
 from harness.proof.results import Result, Verdict
+from harness.proof.runner import Proof
+from harness.proof.stages import Stage
 
 pytestmark = pytest.mark.host
 
@@ -637,10 +639,38 @@ def test_a_seed_that_is_given_is_used(lab: Lab) -> None:
     assert lab.ran() == []
 
 
-def test_two_at_a_time_are_refused(lab: Lab) -> None:
+def test_two_at_one_stage_are_refused(lab: Lab) -> None:
+    assert command(lab, "--only", "series") == 0
+    assert lab.ran() == ["series"]
     with (
-        held(lab.top / "build/locks/proof-v5.10.lock", "proving"),
+        held(lab.top / "build/locks/proof-v5.10-series.lock", "proving"),
         pytest.raises(LockTimeout, match="is held by process"),
     ):
-        command(lab, "--only", "series")
+        command(lab, "--only", "series", "--again")
     assert lab.ran() == []
+    # Nor is the result of the one that is at it, or was, lost.
+    assert command(lab, "--only", "series") == 0
+    assert lab.ran() == []
+
+
+def test_results_of_another_run_are_in_the_report(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs, each with other stages: whoever writes last leaves out neither."""
+    run = Proof._run
+
+    def beside(self: Proof, stage: Stage, place: str) -> Result:
+        if stage.name == "kernel-default":
+            other = Proof(self.base, self.stages, {})
+            assert other.run([each for each in self.stages if each.name == "series"], ignore)
+        return run(self, stage, place)
+
+    def ignore(stage: Stage, result: Result) -> None:
+        pass
+
+    monkeypatch.setattr(Proof, "_run", beside)
+    assert command(lab, "--only", "kernel-default") == 0
+    assert sorted(lab.ran()) == ["kernel-default", "series"]
+    facts = json.loads((lab.top / "build/proof/v5.10/report.json").read_text())
+    passed = [each["stage"] for each in facts["stages"] if each["verdict"] == "passed"]
+    assert passed == ["series", "kernel-default"]

@@ -59,7 +59,9 @@ def test_freed_at_home(lab, report, arm, kind, family, pattern):
     net.core.skb_defer_max=0.
     """
     net = lab.shared_net(kind)
-    found, slab = measure(lab, net, family, pattern, work=lab.scale.work(2048))
+    # A percent of less would be less than three buffers.
+    work = lab.scale.work(2048, least=1536)
+    found, slab = measure(lab, net, family, pattern, work=work)
     judge(lab, report, arm, found, slab, least=300)
 
 

@@ -167,7 +167,6 @@ def test_on_against_off(lab, report, size):
         ratio = lab.on_against_off(rate, floor=FLOOR)
         wire.sunk()
     report.add(f"tun, {size} bytes: read with lists on / off", ratio, "x")
-    assert ratio > FLOOR
 
 
 @sizes
@@ -188,7 +187,6 @@ def test_on_against_off_with_a_busy_reader(lab, report, size):
         ratio = lab.on_against_off(rate, floor=FLOOR)
         wire.sunk()
     report.add(f"tap, {size} bytes, busy reader: lists on / off", ratio, "x")
-    assert ratio > FLOOR
 
 
 def received(lab, net):
