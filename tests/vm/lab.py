@@ -662,6 +662,29 @@ class Lab:
                 self.sh(reset)
 
     @contextmanager
+    def threads_kept_out(self, cpu: int) -> Iterator[None]:
+        """The thread of a CPU's backlog, if there is one, does not run during the (short) body.
+
+        Without such threads this does nothing.
+        """
+        if not self.sh("pgrep '^backlog_napi/'", check=False):
+            yield
+            return
+        loop = ["bash", "-c", "echo; while :; do :; done"]
+        busy = self.vm.start(["taskset", "-c", str(cpu), "chrt", "-f", "10", *loop])
+        try:
+            deadline = time.monotonic() + self.scale.seconds(10)
+            while not busy.stdout:
+                assert busy.poll() is None, f"nothing keeps CPU {cpu} busy: {busy.stderr}"
+                assert time.monotonic() < deadline, f"nothing gets to keep CPU {cpu} busy"
+                time.sleep(0.02)
+            yield
+        finally:
+            if self.vm.alive:
+                busy.kill(9)
+                busy.wait(self.scale.seconds(10))
+
+    @contextmanager
     def failing_kicks(self) -> Iterator[None]:
         """No IPI of the lists' can be sent during the body: each attempt ends with EBUSY."""
         with self.fault(

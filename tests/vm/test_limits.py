@@ -110,7 +110,7 @@ def test_batches_heed_the_limit(lab):
     ):
         before = lab.drained()
         lab.udp(net, no_receiver=True, tx_cpu=0, count=4 * ODD).intact()
-        with lab.failing_kicks():
+        with lab.failing_kicks(), lab.threads_kept_out(0):
             wire.go()
             judged = lab.settled(before)
         lab.drained()
