@@ -232,6 +232,9 @@ HOLDS = [
 #: A busy host may leave no time for a look before the lists are emptied.
 ATTEMPTS = 5
 
+#: The same where a look takes nearly as long as buffers may wait.
+MANY_ATTEMPTS = 15
+
 
 @pytest.mark.parametrize(
     ("what", "each", "kind", "way"),
@@ -248,7 +251,7 @@ def test_holds_nothing_while_it_waits(lab, report, what, each, kind, way):
     lab.drained()
     before = lab.objects()
     tries = []
-    for _ in range(ATTEMPTS):
+    for _ in range(MANY_ATTEMPTS if lab.too_slow_to_look else ATTEMPTS):
         with way(lab, kind, stall=True) as (net, wire):
             options = {**net.options(), "tx_cpu": 0, "no_receiver": True, "flows": FEW, "count": 1}
             send = command(guesttools.tool("udpflow"), options, lab.scale.seconds(20))
@@ -303,7 +306,7 @@ def test_namespace_goes(lab, report, kind, way):
     _, plain = end_of_namespace(lab, kind, way, 0)
     report.add(f"{kind}: netns gone after", took * 1000, "ms")
     report.add(f"{kind}: netns gone after (skb_defer_max=0)", plain * 1000, "ms")
-    assert listed, "no list held anything"
+    assert listed or lab.too_slow_to_look, "no list held anything"
     assert took <= plain + DRAIN_BOUND + lab.scale.seconds(1)
     back(lab, before)
 
