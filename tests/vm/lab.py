@@ -529,11 +529,11 @@ class Lab:
 
         It is above ``floor``. The runs are paired, and take turns at who is first. A host that
         has other things to do spoils a pair now and then: below ``floor``, there are more of
-        them, up to ``most``. How fast a kernel is that checks itself says nothing: on a slow
-        flavour there is one pair, and any ratio will do.
+        them, up to ``most``. How fast a kernel is that checks itself says little: on a slow
+        flavour one pair will do.
         """
         if self.scale.slow > 2:
-            floor, pairs = 0.0, 1
+            pairs = 1
         ratios: list[float] = []
         while len(ratios) < most:
             found = {}
