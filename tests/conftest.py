@@ -28,6 +28,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import hostjobs
+import known
 import minutes
 import racecheck
 import seeds
@@ -70,6 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     seeds.add_options(group)
     minutes.add_options(group)
+    known.add_options(group)
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(config.skbhome.retries, "retries")  # type: ignore[attr-defined]
     config.pluginmanager.register(seeds, "seeds")
     minutes.pytest_configure(config)
+    known.configure(config)
     hostjobs.configure(config)
 
 

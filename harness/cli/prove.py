@@ -8,7 +8,8 @@
 
 A stage is one of the other commands, with a time limit and a log. What passed is not run again
 until something that it speaks for changes: the patches, the tests, the configuration, the
-compiler, the kernel. What failed, or was ended, is. The report, build/proof/BASE/report.md and
+compiler, the kernel. What failed, or was ended, is; of VM tests, those that had not passed, and
+those of a file that has changed since. The report, build/proof/BASE/report.md and
 report.json, is written anew after each stage. A report that was kept in docs/ counts as well, so
 that a proof can be gathered on several machines.
 
@@ -27,7 +28,7 @@ from typing import Any
 
 from harness import accel, bases, paths, progress, stamp
 from harness.cli import _main
-from harness.proof import figures, stages
+from harness.proof import figures, outcomes, stages
 from harness.proof.results import Result, Verdict
 from harness.proof.runner import Proof, kept
 from harness.proof.stages import Stage
@@ -59,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--keep",
         action="store_true",
-        help="copy the report to docs/proof-BASE.*, what tests measured to docs/figures-BASE-*.md",
+        help="copy the report to docs/proof-BASE.*, what came of each VM test to docs/proof-BASE/, "
+        "what tests measured to docs/figures-BASE-*.md",
     )
     return found
 
@@ -119,6 +121,14 @@ def _copies(proof: Proof, options: argparse.Namespace) -> None:
         stamp.write_atomic(kept(proof.base), text)
         stamp.write_atomic(kept(proof.base, ".md"), (proof.directory / "report.md").read_text())
         figures.keep(proof)
+        _keep_outcomes(proof)
+
+
+def _keep_outcomes(proof: Proof) -> None:
+    for stage in proof.stages:
+        file = proof.outcomes(stage)
+        if file.is_file():
+            stamp.write_atomic(outcomes.kept(proof.base, stage), file.read_text())
 
 
 if __name__ == "__main__":

@@ -6,12 +6,10 @@ from pathlib import Path
 
 from harness import paths, stamp
 from harness.bases import Base
+from harness.proof import report
 from harness.proof.results import Verdict
 from harness.proof.runner import Proof
-from harness.proof.stages import Stage
-
-#: What a run of pytest leaves in its directory (tests/conftest.py), and how that begins.
-_TABLE, _TITLE = "report.md", "# Figures\n"
+from harness.proof.stages import Kind, Stage
 
 
 def kept(base: Base, stage: str) -> Path:
@@ -20,28 +18,36 @@ def kept(base: Base, stage: str) -> Path:
 
 
 def keep(proof: Proof) -> list[Path]:
-    """Copy the figures of all stages that passed and left some here; return the files.
+    """Write down the figures of all stages that passed and left some here; return the files.
 
     What was kept of a stage that ran on another machine, or not since, stays as it is.
     """
     found = []
     for stage in proof.stages:
-        table = proof.directory / stage.name / _TABLE
-        # A run that was ended leaves a table as well, and the result may be another machine's.
-        here = proof.known[stage.name].verdict is Verdict.PASSED and proof.ended_here(stage)
-        if here and table.is_file():
+        result = proof.known[stage.name]
+        # A run that was ended leaves figures as well, and the result may be another machine's.
+        here = result.verdict is Verdict.PASSED and proof.ended_here(stage)
+        if here and stage.kind is Kind.TESTS and result.details.get("figures"):
             file = kept(proof.base, stage.name)
-            stamp.write_atomic(file, _titled(proof, stage, table.read_text()))
+            stamp.write_atomic(file, _text(proof, stage))
             found.append(file)
     return found
 
 
-def _titled(proof: Proof, stage: Stage, table: str) -> str:
+def _text(proof: Proof, stage: Stage) -> str:
     result = proof.known[stage.name]
-    return (
-        f"# Figures of {proof.base.name}, {stage.name}\n\n"
-        f"What {stage.title} measured: a stage of `scripts/prove {proof.base.name}` that passed, "
-        f"ended {result.when} UTC.\n"
-        f"Patches: {proof.patches}, SHA-256 of their code `{proof.series}`.\n\n"
-        + table.removeprefix(_TITLE).lstrip("\n")
+    kernels = report.kernels([result.describe()])
+    return "\n".join(
+        [
+            f"# Figures of {proof.base.name}, {stage.name}",
+            "",
+            f"What {stage.title} measured: a stage of `scripts/prove {proof.base.name}` that "
+            f"passed, ended {result.when} UTC.",
+            f"Patches: {proof.patches}, SHA-256 of their code `{proof.series}`.",
+            "",
+            *report.measured(result.details["figures"]),
+            "",
+            *kernels,
+            "",
+        ]
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,35 @@ def key(base: Base, stage: Stage) -> str:
         SeriesError: patches/BASE is not a proper series.
         CommandFailed: a compiler cannot be asked.
     """
+    return stamp.digest(_words(base, stage, stage.parts))
+
+
+def files(base: Base, stage: Stage) -> dict[str, str]:
+    """Return the files of VM tests, each with a digest of all that decides how its tests end.
+
+    Raises:
+        SeriesError: patches/BASE is not a proper series.
+        CommandFailed: a compiler cannot be asked.
+    """
+    words = _words(base, stage, [part for part in stage.parts if part is not Part.VM_TESTS])
+    words += [*stage.argv, _digest(*(each for each in _vm_files() if not _is_test(each)))]
+    return {
+        str(path.relative_to(paths.ROOT)): stamp.digest([*words, path])
+        for path in _vm_files()
+        if _is_test(path)
+    }
+
+
+def _words(base: Base, stage: Stage, parts: Iterable[Part]) -> list[str | bytes | Path]:
     words: list[str | bytes | Path] = [_RECIPE, base.name, stage.kind.value]
-    for part in stage.parts:
+    for part in parts:
         words += [part.value, _PARTS[part](base)]
     for flavour in stage.flavours:
         requests = "\n".join(request.line for request in kconfig.merge(flavour.files()))
         words += [flavour.name, requests, build.compiler(flavour.compiler)]
         # How it is compiled, and how much work a test gives it.
         words += [str(flavour.bits), str(flavour.slow)]
-    return stamp.digest(words)
+    return words
 
 
 def kernels(base: Base, stage: Stage) -> list[dict[str, Any]]:
@@ -86,14 +106,23 @@ def _digest(*tops: Path) -> str:
 
 
 def _vm_tests(_base: Base) -> str:
-    shared = sorted(paths.TESTS.glob("*.py"))
-    return _digest(
-        *shared,
-        paths.TESTS / "vm",
-        paths.TESTS / "guest",
-        # It names the kernel's own selftests that are run.
-        paths.ROOT / "harness/selftests.toml",
+    return _digest(*_vm_files())
+
+
+def _vm_files() -> list[Path]:
+    return list(
+        _files(
+            *sorted(paths.TESTS.glob("*.py")),
+            paths.TESTS / "vm",
+            paths.TESTS / "guest",
+            # It names the kernel's own selftests that are run.
+            paths.ROOT / "harness/selftests.toml",
+        )
     )
+
+
+def _is_test(path: Path) -> bool:
+    return path.parent == paths.TESTS / "vm" and path.name.startswith("test_")
 
 
 def _host_tests(_base: Base) -> str:

@@ -64,21 +64,7 @@ def as_markdown(found: Mapping[str, Any]) -> str:
         "",
     ]
     if found["kernels"]:
-        lines += [
-            "## Kernels",
-            "",
-            *_table(
-                ("flavour", "kernel", "release", "compiler", "SHA-256 of its configuration"),
-                [
-                    tuple(
-                        each[name]
-                        for name in ("flavour", "arm", "release", "compiler", "config_sha256")
-                    )
-                    for each in found["kernels"]
-                ],
-            ),
-            "",
-        ]
+        lines += ["## Kernels", "", *kernels(stages), ""]
     lines += _lists("What failed", stages, "failures", why=(Verdict.FAILED, Verdict.TIMED_OUT))
     lines += _lists("Not steady", stages, "unsteady")
     lines += _lists(
@@ -110,6 +96,15 @@ def _kernels(stages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     for stage in stages:
         found += [each for each in stage["kernels"] if each not in found]
     return found
+
+
+def kernels(stages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the kernels of stages as a table."""
+    names = ("flavour", "arm", "release", "compiler", "config_sha256")
+    return _table(
+        ("flavour", "kernel", "release", "compiler", "SHA-256 of its configuration"),
+        [tuple(each[name] for name in names) for each in _kernels(stages)],
+    )
 
 
 def _row(stage: Mapping[str, Any]) -> tuple[str, ...]:
@@ -184,11 +179,13 @@ def _coverage(stages: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _figures(stages: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = _details(stages, "figures")
-    if not rows:
-        return []
+    return ["## Figures", "", *measured(rows), ""] if rows else []
+
+
+def measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the figures of tests as a table."""
     names = ("test", "metric", "baseline", "patched", "unit", "flavour", "cpus", "accel")
-    body = [tuple(_figure(row[name]) for name in names) for row in rows]
-    return ["## Figures", "", *_table(names, body), ""]
+    return _table(names, [tuple(_figure(row[name]) for name in names) for row in rows])
 
 
 def _figure(value: object) -> str:

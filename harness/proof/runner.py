@@ -12,7 +12,7 @@ from typing import Any
 from harness import disk, lock, logs, paths, process, progress, series, stamp
 from harness.bases import Base
 from harness.errors import CommandTimeout, HarnessError
-from harness.proof import evidence, inputs, report, results
+from harness.proof import evidence, inputs, outcomes, report, results
 from harness.proof.results import Result, Verdict, plain
 from harness.proof.stages import HERE, Kind, Stage
 
@@ -78,7 +78,10 @@ class Proof:
             if before.verdict is not Verdict.PASSED or stage.name in again:
                 started = time.monotonic()
                 try:
-                    self.known[stage.name] = self._run(stage, f"{at} of {len(wanted)}")
+                    # What has passed and is run all the same is run whole.
+                    whole = before.verdict is Verdict.PASSED
+                    place = f"{at} of {len(wanted)}"
+                    self.known[stage.name] = self._run(stage, place, whole=whole)
                 except BaseException:
                     after = progress.seconds(time.monotonic() - started)
                     self.known[stage.name] = Result(Verdict.NOT_RUN, f"interrupted after {after}")
@@ -139,21 +142,24 @@ class Proof:
             return "there are no mutants of this series"
         return ""
 
-    def _run(self, stage: Stage, place: str) -> Result:
+    def _run(self, stage: Stage, place: str, *, whole: bool) -> Result:
         idle = self._idle(stage)
         if idle:
             return Result(Verdict.NOT_APPLICABLE, idle)
         held = paths.locks() / f"proof-{self.base.name}-{stage.name}.lock"
         with lock.held(held, f"proving {self.base.name}, {stage.name}", timeout=0):
-            return self._run_alone(stage, place)
+            return self._run_alone(stage, place, whole=whole)
 
-    def _run_alone(self, stage: Stage, place: str) -> Result:
+    def _run_alone(self, stage: Stage, place: str, *, whole: bool) -> Result:
         file = self._file(stage)
         # A run that is killed leaves nothing that could be taken for its result.
         file.unlink(missing_ok=True)
         try:
             key = inputs.key(self.base, stage)
-            result = self._command(stage, place)
+            if stage.kind is Kind.TESTS:
+                result = self._tests(stage, place, whole=whole)
+            else:
+                result = self._command(stage, place, self._directory(stage))
             if inputs.key(self.base, stage) != key:
                 result = result.failed("files that it speaks for changed while it ran")
         except HarnessError as err:
@@ -162,11 +168,42 @@ class Proof:
         results.save(file, result)
         return result
 
-    def _command(self, stage: Stage, place: str) -> Result:
+    def _tests(self, stage: Stage, place: str, *, whole: bool) -> Result:
+        """Run the tests that have not passed as things are now, and keep what comes of each."""
+        file = self.outcomes(stage)
+        known = outcomes.load(self.base, stage, file)
+        if whole:
+            known = outcomes.Outcomes(inputs=known.inputs)
+        here = self._directory(stage)
+        known.tell(here)
+        before = set(known.passed)
+        try:
+            result = self._command(
+                stage, place, here, earlier=lambda: len(before - outcomes.tried(here))
+            )
+        finally:
+            # A run that was ended has got somewhere, too.
+            known.adopt(here, inputs.files(self.base, stage), self.whole)
+            outcomes.save(file, known)
+        result = known.told(result)
+        outcomes.save(file, known)
+        return result
+
+    def outcomes(self, stage: Stage) -> Path:
+        """Return the file of what came of a stage's tests on this machine."""
+        return self.directory / "outcomes" / f"{stage.name}.json"
+
+    def _directory(self, stage: Stage) -> Path:
+        """Return the directory of a stage's files, empty."""
         here = self.directory / stage.name
         shutil.rmtree(here, ignore_errors=True)
         disk.need(here, LOGS_MIB, f"the stage {stage.name}")
         here.mkdir(parents=True)
+        return here
+
+    def _command(
+        self, stage: Stage, place: str, here: Path, *, earlier: Callable[[], int] = lambda: 0
+    ) -> Result:
         log = here / _LOG
         program, *rest = (word.replace(HERE, str(here)) for word in stage.argv)
         line = progress.Line(f"{place}, {stage.name}")
@@ -196,7 +233,7 @@ class Proof:
         finally:
             line.clear()
         seconds = time.monotonic() - started
-        ended = evidence.Ended(status, output, evidence.tail(log), here, self.whole)
+        ended = evidence.Ended(status, output, evidence.tail(log), here, self.whole, earlier())
         result = evidence.read(stage, ended)
         if late:
             # What it has seen until then is told all the same.

@@ -15,6 +15,9 @@ from harness.flavours import Flavour
 #: Stands for the directory of a stage's own files in its command.
 HERE = "{here}"
 
+#: Has pytest leave out what has passed (:mod:`harness.proof.outcomes`).
+GO_ON = ("--known", f"{HERE}/known.json")
+
 #: The stage that a seed matters to.
 FAULTS = "faults"
 
@@ -84,7 +87,7 @@ def of(base: Base, *, seed: int) -> list[Stage]:
     """
     own = flavours.get(base.flavour)
     debug = flavours.get("debug")
-    tests = ("test", "--base", base.name, "-v")
+    tests = ("test", "--base", base.name, "-v", *GO_ON)
     both = ("patched", "baseline")
     vm = (Part.PATCHES, Part.SOURCE, Part.VM_TESTS)
     found = [
@@ -171,7 +174,7 @@ def _vm(base: Base, flavour: Flavour) -> Stage:
         f"vm-{flavour.name}",
         f"all VM tests on the flavour {flavour.name}, both kernels",
         Kind.TESTS,
-        ("test", "--base", base.name, "-v", "-m", "vm", "--flavour", flavour.name),
+        ("test", "--base", base.name, "-v", *GO_ON, "-m", "vm", "--flavour", flavour.name),
         # A guest of a slow flavour gets less work, too.
         (2 + flavour.slow) * _HOUR,
         (Part.PATCHES, Part.SOURCE, Part.VM_TESTS),

@@ -74,7 +74,9 @@ def test_what_the_programs_are_told(lab: Lab) -> None:
     ]
     assert calls["kernel-rt"][:4] == ["apply-and-build", "v5.10", "--flavour", "rt"]
     assert calls["vm-debug"] == [
-        *("test", "--base", "v5.10", "-v", "-m", "vm", "--flavour", "debug"),
+        *("test", "--base", "v5.10", "-v", "--known"),
+        str(build / "proof/v5.10/vm-debug/known.json"),
+        *("-m", "vm", "--flavour", "debug"),
     ]
     assert calls["faults"][-2:] == ["--seed", "7"] and "--faults" in calls["faults"]
     assert "--slow" in calls["slow"] and "--mutants" in calls["mutants"]
@@ -573,26 +575,26 @@ def test_a_kept_report_that_cannot_be_read(lab: Lab, text: str) -> None:
 
 
 def test_what_the_tests_of_a_stage_measured_is_kept(lab: Lab) -> None:
-    assert command(lab, "--only", "vm-default", "--only", "vm-rt") == 0
-    here = lab.top / "build/proof/v5.10"
     for stage in ("vm-default", "vm-rt", "slow"):
-        (here / stage).mkdir(exist_ok=True)
-        (here / stage / "report.md").write_text(f"# Figures\n\n| {stage} |\n")
+        row = {"test": stage, "metric": "frees", "unit": "1/s", "flavour": "default", "cpus": 4}
+        row |= {"accel": "tcg", "baseline": 7.25, "patched": None}
+        lab.plan[stage]["files"]["report.json"] = json.dumps([row])
     lab.plan["vm-rt"]["status"] = 1
-    assert command(lab, "--only", "vm-rt", "--again", "--keep") == 1
+    assert command(lab, "--only", "vm-default", "--only", "vm-rt", "--keep") == 1
     # What failed, or was not run, leaves no figures that could be cited.
     assert [path.name for path in (lab.top / "docs").glob("figures-*")] == [
         "figures-v5.10-vm-default.md"
     ]
     kept = (lab.top / "docs/figures-v5.10-vm-default.md").read_text()
-    assert kept.startswith("# Figures of v5.10, vm-default\n") and kept.endswith("| vm-default |\n")
+    assert kept.startswith("# Figures of v5.10, vm-default\n")
+    assert "| vm-default | frees | 7.25 | - | 1/s | default | 4 | tcg |\n" in kept
     assert lab.proof().series in kept
-    # A run that was ended here left a table, and the report that was kept a pass.
-    (here / "results/vm-default.json").unlink()
-    (here / "vm-default/report.md").write_text("# Figures\n\n| half a run |\n")
+    # A run that was ended here left figures, and the report that was kept a pass.
+    (lab.top / "build/proof/v5.10/results/vm-default.json").unlink()
+    (lab.top / "docs/figures-v5.10-vm-default.md").write_text("kept\n")
     assert lab.proof().known["vm-default"].verdict is Verdict.PASSED
     figures.keep(lab.proof())
-    assert (lab.top / "docs/figures-v5.10-vm-default.md").read_text() == kept
+    assert (lab.top / "docs/figures-v5.10-vm-default.md").read_text() == "kept\n"
 
 
 # --- the command ---------------------------------------------------------------------------
@@ -659,11 +661,11 @@ def test_results_of_another_run_are_in_the_report(
     """Two runs, each with other stages: whoever writes last leaves out neither."""
     run = Proof._run
 
-    def beside(self: Proof, stage: Stage, place: str) -> Result:
+    def beside(self: Proof, stage: Stage, place: str, *, whole: bool) -> Result:
         if stage.name == "kernel-default":
             other = Proof(self.base, self.stages, {})
             assert other.run([each for each in self.stages if each.name == "series"], ignore)
-        return run(self, stage, place)
+        return run(self, stage, place, whole=whole)
 
     def ignore(stage: Stage, result: Result) -> None:
         pass

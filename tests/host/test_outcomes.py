@@ -1,0 +1,220 @@
+"""A stage of tests goes on at the test where it was ended: what counts then, and what does not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fakeproof import Lab, junit, lab
+
+from harness.cli import prove
+from harness.proof.results import Verdict
+
+pytestmark = pytest.mark.host
+
+__all__ = ["lab"]
+
+X, Y = "tests/vm/test_x.py", "tests/vm/test_y.py"
+
+
+@pytest.fixture(autouse=True)
+def second_file(lab: Lab) -> None:
+    (lab.top / Y).write_text("more tests\n")
+
+
+def kernel(lab: Lab, **other: str) -> dict[str, str]:
+    facts = {"flavour": "default", "arm": "patched", "release": "5.10.1", "compiler": "gcc 1"}
+    return {**facts, "config_sha256": "c0ffee", "series": lab.whole, "base": "v5.10", **other}
+
+
+def line(lab: Lab, name: str, outcome: str = "passed", why: str = "", **other: Any) -> str:
+    facts = {"test": name, "outcome": outcome, "why": why, "seconds": 2.5, "kernel": kernel(lab)}
+    return json.dumps({**facts, **other}) + "\n"
+
+
+def plan(lab: Lab, *lines: str, status: int = 0, **cases: str) -> None:
+    """Plan what the next run of vm-default does."""
+    lab.plan["vm-default"] = {
+        "status": status,
+        "files": {
+            "outcomes.jsonl": "".join(lines),
+            "junit.xml": junit(**cases),
+            "session.json": lab.session(),
+        },
+    }
+
+
+def told(lab: Lab) -> list[str]:
+    """What the last run was told to leave out."""
+    file = lab.directory("vm-default") / "known.json"
+    return list(json.loads(file.read_text())["passed"])
+
+
+def half_a_run(lab: Lab) -> None:
+    plan(
+        lab,
+        line(lab, f"{X}::a"),
+        line(lab, f"{X}::b", "failed", "assert 1 == 2"),
+        line(lab, f"{X}::c", "skipped"),
+        line(lab, f"{Y}::d"),
+        status=1,
+        a="ok",
+        b="assert 1 == 2",
+        c="skip: no such thing",
+        d="ok",
+    )
+    assert lab.run("vm-default")["vm-default"].verdict is Verdict.FAILED
+    assert told(lab) == []
+
+
+def test_what_passed_is_not_run_again(lab: Lab) -> None:
+    half_a_run(lab)
+    plan(lab, line(lab, f"{X}::b"), line(lab, f"{X}::c", "skipped"), b="ok", c="skip: none")
+    found = lab.run("vm-default")["vm-default"]
+    assert told(lab) == [f"{X}::a", f"{Y}::d"]
+    assert found.verdict is Verdict.PASSED
+    assert found.counts == {"passed": 3, "failed": 0, "skipped": 1, "not steady": 1}
+    assert found.unsteady == (f"{X}::b failed in an earlier run: assert 1 == 2",)
+
+
+def test_a_change_of_one_file_costs_its_tests(lab: Lab) -> None:
+    half_a_run(lab)
+    (lab.top / X).write_text("other tests\n")
+    lab.run("vm-default")
+    assert told(lab) == [f"{Y}::d"]
+
+
+@pytest.mark.parametrize("name", ["tests/guest/flow.c", "tests/conftest.py", "kconfig/m.config"])
+def test_a_change_of_what_tests_share_costs_all(lab: Lab, name: str) -> None:
+    half_a_run(lab)
+    (lab.top / name).write_text("CONFIG_OTHER=y\n")
+    lab.run("vm-default")
+    assert told(lab) == []
+
+
+def test_a_kernel_that_is_there_now_is_another(lab: Lab) -> None:
+    half_a_run(lab)
+    lab.stamp("default", release="5.10.2")
+    lab.run("vm-default")
+    assert told(lab) == []
+
+
+def test_two_kernels_are_not_added_up(lab: Lab) -> None:
+    half_a_run(lab)
+    plan(lab, line(lab, f"{X}::b", kernel=kernel(lab, release="5.10.2")), b="ok", status=1)
+    lab.run("vm-default")
+    plan(lab, line(lab, f"{X}::b"), b="ok")
+    lab.run("vm-default")
+    assert told(lab) == [f"{X}::b"]
+
+
+@pytest.mark.parametrize("wrong", [{"series": "other"}, None])
+def test_a_kernel_of_other_patches_adds_nothing(lab: Lab, wrong: dict[str, str] | None) -> None:
+    ran = kernel(lab, **wrong) if wrong else {}
+    plan(lab, line(lab, f"{X}::a", kernel=ran), a="ok", status=1)
+    lab.run("vm-default")
+    lab.run("vm-default")
+    assert told(lab) == []
+
+
+def test_what_fails_later_has_not_passed(lab: Lab) -> None:
+    half_a_run(lab)
+    plan(lab, line(lab, f"{X}::a", "failed", "assert 0"), a="assert 0", status=1)
+    lab.run("vm-default")
+    lab.run("vm-default")
+    assert told(lab) == [f"{Y}::d"]
+
+
+def test_a_file_that_changes_meanwhile_adds_nothing(lab: Lab) -> None:
+    plan(lab, line(lab, f"{X}::a"), line(lab, f"{Y}::d"), a="ok", d="ok")
+    lab.plan["vm-default"]["edits"] = {X: "changed\n"}
+    found = lab.run("vm-default")["vm-default"]
+    assert found.verdict is Verdict.FAILED and "changed while it ran" in found.why
+    lab.plan["vm-default"].pop("edits")
+    lab.run("vm-default")
+    assert told(lab) == [f"{Y}::d"]
+
+
+def test_all_is_known(lab: Lab) -> None:
+    """The last run passed all that was left and was ended before it could say so."""
+    plan(lab, line(lab, f"{X}::a"), a="ok", status=1)
+    lab.run("vm-default")
+    plan(lab, status=5)
+    found = lab.run("vm-default")["vm-default"]
+    assert (found.verdict, found.counts["passed"]) == (Verdict.PASSED, 1)
+    assert found.notes == ("guests under tcg", "seed 7")
+
+
+def test_a_run_that_is_ended_has_got_somewhere(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan(lab, line(lab, f"{X}::a"), line(lab, f"{X}::b")[:20])
+
+    def ended(*_: object, **__: object) -> None:
+        (lab.directory("vm-default") / "outcomes.jsonl").write_text(
+            lab.plan["vm-default"]["files"]["outcomes.jsonl"]
+        )
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("harness.process.run", ended)
+        with pytest.raises(KeyboardInterrupt):
+            lab.run("vm-default")
+    lab.run("vm-default")
+    assert told(lab) == [f"{X}::a"]
+
+
+def test_what_has_passed_is_run_whole(lab: Lab) -> None:
+    plan(lab, line(lab, f"{X}::a"), a="ok")
+    lab.run("vm-default")
+    lab.run("vm-default", again=("vm-default",))
+    assert told(lab) == []
+
+
+def test_figures_of_both_kernels_make_one_row(lab: Lab) -> None:
+    row: dict[str, Any] = {"test": "t", "metric": "frees", "unit": "1/s", "flavour": "default"}
+    row |= {"cpus": 4, "accel": "tcg"}
+    plan(lab, line(lab, f"{X}::a"), a="ok", status=1)
+    files = lab.plan["vm-default"]["files"]
+    files["report.json"] = json.dumps([{**row, "baseline": None, "patched": 2, "kernel": {}}])
+    lab.run("vm-default")
+    plan(lab, line(lab, f"{X}::b"), b="ok")
+    files = lab.plan["vm-default"]["files"]
+    files["report.json"] = json.dumps([{**row, "baseline": 7.5, "patched": None, "kernel": {}}])
+    found = lab.run("vm-default")["vm-default"]
+    assert found.details["figures"] == [{**row, "baseline": 7.5, "patched": 2}]
+
+
+def test_races_of_the_baseline_are_remembered(lab: Lab) -> None:
+    plan(lab, line(lab, f"{X}::a"), a="ok", status=1)
+    lab.plan["vm-default"]["files"]["races-baseline.txt"] = "a / b  # 3\n"
+    lab.run("vm-default")
+    lab.run("vm-default")
+    before = lab.directory("vm-default") / "races-before.txt"
+    assert before.read_text() == "a / b\n"
+
+
+def test_the_repository_keeps_it_for_other_machines(lab: Lab) -> None:
+    half_a_run(lab)
+    lab.write()
+    assert prove.main(["v5.10", "--only", "vm-default", "--keep"]) == 1
+    file = lab.top / "docs/proof-v5.10/vm-default.json"
+    assert str(lab.top) not in file.read_text()
+    own = lab.proof().outcomes(lab.stages("vm-default")[0])
+    own.unlink()
+    lab.run("vm-default")
+    assert told(lab) == [f"{X}::a", f"{Y}::d"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"passed": 1, "more": 2}', "{"])
+def test_a_file_that_cannot_be_read_says_nothing(lab: Lab, text: str) -> None:
+    half_a_run(lab)
+    lab.proof().outcomes(lab.stages("vm-default")[0]).write_text(text)
+    lab.run("vm-default")
+    assert told(lab) == []
+
+
+def test_figures_that_cannot_be_read_are_no_pass(lab: Lab) -> None:
+    plan(lab, line(lab, f"{X}::a"), a="ok")
+    lab.plan["vm-default"]["files"]["report.json"] = "[{"
+    found = lab.run("vm-default")["vm-default"]
+    assert found.verdict is Verdict.FAILED and "report.json cannot be read" in found.why
