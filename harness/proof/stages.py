@@ -15,8 +15,9 @@ from harness.flavours import Flavour
 #: Stands for the directory of a stage's own files in its command.
 HERE = "{here}"
 
-#: Has pytest leave out what has passed (:mod:`harness.proof.outcomes`).
-GO_ON = ("--known", f"{HERE}/known.json")
+#: Has pytest leave out what has passed (:mod:`harness.proof.outcomes`). One word: of a file by
+#: itself pytest would think that it is the tests to run, before it knows the option.
+GO_ON = (f"--known={HERE}/known.json",)
 
 #: The stage that a seed matters to.
 FAULTS = "faults"

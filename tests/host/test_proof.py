@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -74,13 +77,39 @@ def test_what_the_programs_are_told(lab: Lab) -> None:
     ]
     assert calls["kernel-rt"][:4] == ["apply-and-build", "v5.10", "--flavour", "rt"]
     assert calls["vm-debug"] == [
-        *("test", "--base", "v5.10", "-v", "--known"),
-        str(build / "proof/v5.10/vm-debug/known.json"),
+        *("test", "--base", "v5.10", "-v"),
+        f"--known={build}/proof/v5.10/vm-debug/known.json",
         *("-m", "vm", "--flavour", "debug"),
     ]
     assert calls["faults"][-2:] == ["--seed", "7"] and "--faults" in calls["faults"]
     assert "--slow" in calls["slow"] and "--mutants" in calls["mutants"]
     assert "--bisect" in calls["prefixes"]
+
+
+def test_pytest_takes_the_words_of_a_stage(tmp_path: Path) -> None:
+    """Only what ends a run early is added: nothing is collected, all options are known."""
+    stage = next(each for each in stages.of(BASE, seed=7) if each.name == "faults")
+    (tmp_path / "known.json").write_text('{"passed": []}')
+    words = [word.replace(stages.HERE, str(tmp_path)) for word in stage.argv[1:]]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *words,
+            "--collect-only",
+            "-q",
+            "--ignore=tests/host",
+            "-k",
+            "no_such_test",
+        ],
+        cwd=paths.ROOT,
+        env={**os.environ, "SKBHOME_RUN_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 5, done.stdout + done.stderr
 
 
 def test_the_real_stages_name_programs_and_flavours_that_are_there() -> None:
