@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def kernels(base: Base, stage: Stage) -> list[dict[str, Any]]:
     return found
 
 
-def contradicted(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
+def contradicted(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether a kernel is there that is not the one that a result was had with.
 
     One that is no longer there contradicts nothing: the same files give the same kernel.

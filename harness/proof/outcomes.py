@@ -9,7 +9,7 @@ have. What failed once and passed later is told.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,31 +58,53 @@ class Outcomes:
     kernels: list[dict[str, Any]] = field(default_factory=list)
 
     def tell(self, here: Path) -> None:
-        """Write for tests/known.py what need not be run again."""
-        stamp.write_atomic(here / KNOWN, json.dumps({"passed": sorted(self.passed)}))
+        """Write for tests/known.py what need not be run again, and for whom this is left to."""
+        words = {"passed": sorted(self.passed), "inputs": self.inputs}
+        stamp.write_atomic(here / KNOWN, json.dumps(words))
         stamp.write_atomic(here / RACES_BEFORE, "".join(f"{race}\n" for race in self.races))
 
-    def adopt(self, here: Path, now: Mapping[str, str], series: str) -> None:
+    def adopt(
+        self,
+        here: Path,
+        now: Mapping[str, str],
+        series: str,
+        there: Sequence[Mapping[str, Any]],
+    ) -> None:
         """Take over what a run has written down.
 
         Args:
             now: the digests of the files of tests; of a file that changed while the run was at
                 it nothing counts.
             series: the digest of the patches that its patched kernels must have.
+            there: the kernels that are there; of others nothing counts.
         """
         for line in _lines(here / NEW):
             name, kernel = line["test"], line["kernel"]
             file = name.partition("::")[0]
             if file not in now or now[file] != self.inputs.get(file):
                 continue
-            if kernel and not (kernel["arm"] == "patched" and kernel["series"] != series):
-                self._ran_on(kernel)
+            if not kernel or (kernel["arm"] == "patched" and kernel["series"] != series):
+                continue
+            facts = {word: str(kernel[word]) for word in ("flavour", "arm", *inputs.FACTS)}
+            if not inputs.contradicted([facts], there):
+                self._ran_on(facts)
                 self._add(name, line)
         for row in _rows(here / "report.json"):
             self._measured(row)
         text = _text(here / _RACES).splitlines()
         found = (each.partition("#")[0].strip() for each in text)
         self.races = sorted({*self.races, *(race for race in found if race)})
+
+    def adopt_left(self, here: Path, series: str, there: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what a run has written down that was killed before it could do this.
+
+        It does no harm if the run did.
+        """
+        try:
+            then = dict(json.loads((here / KNOWN).read_text())["inputs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        self.adopt(here, then, series, there)
 
     def _add(self, name: str, line: Mapping[str, Any]) -> None:
         if line["outcome"] == "passed":
@@ -94,13 +116,12 @@ class Outcomes:
             self.passed.pop(name, None)
             self.failed[name] = plain(line["why"])
 
-    def _ran_on(self, kernel: Mapping[str, Any]) -> None:
-        facts = {word: str(kernel[word]) for word in ("flavour", "arm", *inputs.FACTS)}
-        if inputs.contradicted(self.kernels, [facts]):
+    def _ran_on(self, kernel: dict[str, Any]) -> None:
+        if inputs.contradicted(self.kernels, [kernel]):
             # What an earlier kernel passed says nothing about this one.
             self.passed, self.figures, self.kernels = {}, [], []
-        if facts not in self.kernels:
-            self.kernels.append(facts)
+        if kernel not in self.kernels:
+            self.kernels.append(kernel)
 
     def _measured(self, row: Mapping[str, Any]) -> None:
         for known in self.figures:
@@ -137,10 +158,11 @@ def load(base: Base, stage: Stage, own: Path) -> Outcomes:
         SeriesError: patches/BASE is not a proper series.
     """
     now = inputs.files(base, stage)
-    there = inputs.kernels(base, stage)
     found = Outcomes(inputs=now)
-    for file in (kept(base, stage), own):
+    # What failed here has not passed, whatever another machine says.
+    for file in (own, kept(base, stage)):
         facts = _facts(file)
+        there = [*found.kernels, *inputs.kernels(base, stage)]
         if facts is None or inputs.contradicted(facts.kernels, there):
             continue
         same = {name for name, digest in facts.inputs.items() if now.get(name) == digest}
@@ -150,15 +172,22 @@ def load(base: Base, stage: Stage, own: Path) -> Outcomes:
         def of(name: str, same: set[str] = same) -> bool:
             return name.partition("::")[0] in same
 
-        found.passed |= {name: took for name, took in facts.passed.items() if of(name)}
-        found.failed |= {name: why for name, why in facts.failed.items() if of(name)}
+        found.passed |= {
+            name: took
+            for name, took in facts.passed.items()
+            if of(name) and name not in found.passed and name not in found.failed
+        }
+        found.failed |= {
+            name: why
+            for name, why in facts.failed.items()
+            if of(name) and name not in found.passed and name not in found.failed
+        }
         for each in facts.kernels:
             found.kernels += [each] if each not in found.kernels else []
         for row in facts.figures:
             found._measured(row)
         found.races = sorted({*found.races, *facts.races})
         found.note(facts.notes, (each for each in facts.unsteady if of(each)))
-    found.failed = {name: why for name, why in found.failed.items() if name not in found.passed}
     return found
 
 

@@ -172,6 +172,7 @@ class Proof:
         """Run the tests that have not passed as things are now, and keep what comes of each."""
         file = self.outcomes(stage)
         known = outcomes.load(self.base, stage, file)
+        known.adopt_left(self.directory / stage.name, self.whole, inputs.kernels(self.base, stage))
         if whole:
             known = outcomes.Outcomes(inputs=known.inputs)
         here = self._directory(stage)
@@ -183,7 +184,8 @@ class Proof:
             )
         finally:
             # A run that was ended has got somewhere, too.
-            known.adopt(here, inputs.files(self.base, stage), self.whole)
+            now = inputs.files(self.base, stage)
+            known.adopt(here, now, self.whole, inputs.kernels(self.base, stage))
             outcomes.save(file, known)
         result = known.told(result)
         outcomes.save(file, known)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 import pytest
+from fakekernel import BASE
 from fakeproof import Lab, junit, lab
 
 from harness.cli import prove
+from harness.proof import outcomes
 from harness.proof.results import Verdict
 
 pytestmark = pytest.mark.host
@@ -163,6 +166,33 @@ def test_a_run_that_is_ended_has_got_somewhere(lab: Lab, monkeypatch: pytest.Mon
     assert told(lab) == [f"{X}::a"]
 
 
+def test_a_run_that_is_killed_has_got_somewhere(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan(lab, line(lab, f"{X}::a"), line(lab, f"{Y}::d"), status=1, a="ok")
+    with monkeypatch.context() as patched:
+        # What takes it over is not reached.
+        patched.setattr(outcomes.Outcomes, "adopt", lambda *_: None)
+        lab.run("vm-default")
+    (lab.top / Y).write_text("changed since\n")
+    lab.run("vm-default")
+    assert told(lab) == [f"{X}::a"]
+
+
+def test_what_failed_here_has_not_passed_elsewhere(lab: Lab) -> None:
+    half_a_run(lab)
+    stage = lab.stages("vm-default")[0]
+    own = lab.proof().outcomes(stage)
+    other = outcomes.load(BASE, stage, own)
+    other.passed[f"{X}::b"] = 1.0
+    other.passed[f"{X}::e"] = 1.0
+    same = other.kernels[0]["release"]
+    # What passed on another kernel is not added to what passed on this one.
+    for release, known in (("5.10.2", ["a"]), (same, ["a", "e"])):
+        other.kernels[0]["release"] = release
+        outcomes.save(outcomes.kept(BASE, stage), other)
+        lab.run("vm-default")
+        assert told(lab) == [*(f"{X}::{name}" for name in known), f"{Y}::d"]
+
+
 def test_what_has_passed_is_run_whole(lab: Lab) -> None:
     plan(lab, line(lab, f"{X}::a"), a="ok")
     lab.run("vm-default")
@@ -208,6 +238,7 @@ def test_the_repository_keeps_it_for_other_machines(lab: Lab) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"passed": 1, "more": 2}', "{"])
 def test_a_file_that_cannot_be_read_says_nothing(lab: Lab, text: str) -> None:
     half_a_run(lab)
+    shutil.rmtree(lab.directory("vm-default"))
     lab.proof().outcomes(lab.stages("vm-default")[0]).write_text(text)
     lab.run("vm-default")
     assert told(lab) == []
