@@ -91,6 +91,7 @@ class Outcomes:
                 self._add(name, line)
         for row in _rows(here / "report.json"):
             self._measured(row)
+        self.note([], (plain(each) for each in _unsteady(here / "session.json")))
         text = _text(here / _RACES).splitlines()
         found = (each.partition("#")[0].strip() for each in text)
         self.races = sorted({*self.races, *(race for race in found if race)})
@@ -224,6 +225,13 @@ def _text(file: Path) -> str:
 def _lines(file: Path) -> list[dict[str, Any]]:
     """Return the whole lines of a file that may have been cut off."""
     return [json.loads(line) for line in _text(file).splitlines(True) if line.endswith("}\n")]
+
+
+def _unsteady(file: Path) -> list[str]:
+    try:
+        return list(json.loads(_text(file))["not_steady"])
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

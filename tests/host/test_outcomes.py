@@ -151,19 +151,22 @@ def test_all_is_known(lab: Lab) -> None:
 
 def test_a_run_that_is_ended_has_got_somewhere(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     plan(lab, line(lab, f"{X}::a"), line(lab, f"{X}::b")[:20])
+    files = lab.plan["vm-default"]["files"]
+    files["session.json"] = lab.session(unsteady=("a passed the second time",))
 
     def ended(*_: object, **__: object) -> None:
-        (lab.directory("vm-default") / "outcomes.jsonl").write_text(
-            lab.plan["vm-default"]["files"]["outcomes.jsonl"]
-        )
+        for name, text in files.items():
+            (lab.directory("vm-default") / name).write_text(text)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr("harness.process.run", ended)
         with pytest.raises(KeyboardInterrupt):
             lab.run("vm-default")
-    lab.run("vm-default")
+    files["session.json"] = lab.session()
+    found = lab.run("vm-default")["vm-default"]
     assert told(lab) == [f"{X}::a"]
+    assert found.unsteady == ("a passed the second time",)
 
 
 def test_a_run_that_is_killed_has_got_somewhere(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,24 +118,26 @@ def test_slow_paths_and_kicks(lab, report, arm, kind):
         while len(tries) < ATTEMPTS:
             tries.append(steady(lab, kind, count=lab.scale.work(50_000), patched=True))
             wanted = ASKED_FOR if lab.rt else KICKS
-            if not exceeded(tries[-1], rt=lab.rt) and tries[-1]["kicks"] <= wanted:
+            if not exceeded(lab, tries[-1]) and tries[-1]["kicks"] <= wanted:
                 break
-        found = min(tries, key=lambda each: (len(exceeded(each, rt=lab.rt)), each["kicks"]))
+        found = min(tries, key=lambda each: (len(exceeded(lab, each)), each["kicks"]))
         report.add(f"{kind}: runs, of which this is the best", len(tries))
     for name, value in found.items():
         report.add(f"{kind}: {name}, of 1,000 packets", value)
     if arm == "baseline":
         assert found["free_slowpath on the reader's CPU"] > 900
     else:
-        assert not exceeded(found, rt=lab.rt), found
+        assert not exceeded(lab, found), found
 
 
-def exceeded(found, *, rt):
+def exceeded(lab, found):
     """Return which of the patched kernel's counts for 1,000 packets are beyond their limits."""
     limits = {
-        "free_slowpath on the reader's CPU": (0, 10),
-        "kicks": (0, ASKED_FOR if rt else TOO_MANY),
-        "lists taken back by the sender": (0 if rt else TAKEN, 1000),
+        # In the quarantine of KASAN, which has that other effect as well, freed objects wait
+        # until any CPU gives them to the allocator: where that is says nothing.
+        "free_slowpath on the reader's CPU": (0, 1000 if lab.forgets_when_offline else 10),
+        "kicks": (0, ASKED_FOR if lab.rt else TOO_MANY),
+        "lists taken back by the sender": (0 if lab.rt else TAKEN, 1000),
         "freed by the reader": (0, ELSEWHERE),
         # 1,000 without batches. A reader that is faster than the sender has few at a time.
         "batches": (0, 900),
