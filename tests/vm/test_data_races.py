@@ -26,7 +26,7 @@ def test_no_race_of_the_series(lab, report, guest, request, arm):
             lab.flow(net, tx_cpu=tx, rx_cpu=rx, conns=4, bytes=amount).intact()
             lab.udp(net, flows=4, tx_cpu=tx, rx_cpu=rx, count=count, window=16).intact()
     for kind in ("tun", "tap", "vhost", "macvtap"):
-        with lab.span(kind, "tun" if kind != "macvtap" else "tap") as (net, _):
+        with lab.span(kind, "tun" if kind == "tun" else "tap") as (net, _):
             lab.flow(net, tx_cpu=0, rx_cpu=3, conns=2, bytes=amount).intact()
             lab.udp(net, flows=2, tx_cpu=0, rx_cpu=3, count=count, window=16).intact()
     lab.sh("sleep 1")
