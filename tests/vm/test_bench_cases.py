@@ -44,7 +44,8 @@ def test_the_report_says_what_the_counters_say(lab, memo, arm):
     assert found.packets > 500
     assert 0 < found.values["throughput"] == pytest.approx(found.packets / found.seconds)
     assert said <= seen <= BESIDE * said + 2000
-    assert traced.values["zone-lock takings"] > 0
+    # So little is sent meanwhile on a slow flavour that it may need no new page.
+    assert traced.values["zone-lock takings"] > 0 or lab.scale.slow > 2
     elsewhere = traced.values["read skbs freed elsewhere, %"]
     if arm == "off":
         assert elsewhere > 95
