@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import races
+
+#: Parameters of tests that are compared with one another: which kernel, which of several runs.
+_COMPARED = frozenset({"arm", "pair"})
 
 
 def add_options(group: pytest.OptionGroup) -> None:
@@ -33,43 +37,51 @@ class Known:
         """Read what has passed, and what races the baseline was seen to have.
 
         Raises:
-            OSError, ValueError: the file cannot be read.
+            OSError, ValueError, KeyError, TypeError: the file cannot be read.
         """
         self._passed = frozenset(json.loads(file.read_text())["passed"])
         self._races = races.known(file.with_name("races-before.txt"))
-        self._log = file.with_name("outcomes.jsonl")
+        # Open from now on: what is left of a run that was killed writes to no later run's file.
+        self._log = file.with_name("outcomes.jsonl").open("a")
         self._reports: dict[str, list[pytest.TestReport]] = defaultdict(list)
-        self._kernel: dict[str, Any] = {}
+        self._ran: dict[str, Any] = {}
+        self._final: set[str] = set()
 
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        config.skbhome.races.seen["baseline"].update(self._races)  # type: ignore[attr-defined]
-        # A test that is compared with others of its kind needs all of them in one run.
+        session = config.skbhome  # type: ignore[attr-defined]
+        session.races.seen["baseline"].update(self._races)
+        self._final = session.retries.final
+        # What is compared with others needs all of them in one run.
         incomplete = {
             _kind(item)
             for item in items
             if "memo" in getattr(item, "fixturenames", ()) and item.nodeid not in self._passed
         }
-        known = {
-            item for item in items if item.nodeid in self._passed and _kind(item) not in incomplete
-        }
-        if known:
-            config.hook.pytest_deselected(items=list(known))
-            items[:] = [item for item in items if item not in known]
+        known = {item for item in items if item.nodeid in self._passed}
+        again = {item for item in known if _kind(item) in incomplete}
+        for item in again:
+            # Until it has been, and wherever this run ends.
+            self._write({"test": item.nodeid, "outcome": "again", "kernel": {}})
+        if known - again:
+            config.hook.pytest_deselected(items=list(known - again))
+            items[:] = [item for item in items if item not in known - again]
 
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Any:
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         yield
         guest = item.config.skbhome.guest  # type: ignore[attr-defined]
-        self._kernel = {} if guest is None else guest.kernel.describe()
+        if guest is not None:
+            log = str(guest.vm.console_log)
+            self._ran = {"kernel": guest.kernel.describe(), "guest": log}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._reports[report.nodeid].append(report)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         reports = self._reports.pop(nodeid, [])
-        kernel, self._kernel = self._kernel, {}
+        ran, self._ran = self._ran, {}
         bad = next((each for each in reports if each.failed), None)
         outcome, why = "passed", ""
         if bad is not None:
@@ -77,19 +89,28 @@ class Known:
             outcome, why = "failed", (said or bad.longreprtext.splitlines() or [""])[0].strip()
         elif any(each.skipped for each in reports):
             outcome = "skipped"
-        line = {
-            "test": nodeid,
-            "outcome": outcome,
-            "why": why,
-            "seconds": round(sum(each.duration for each in reports), 1),
-            "kernel": kernel,
-        }
-        with self._log.open("a") as log:
-            log.write(json.dumps(line, default=str) + "\n")
+        self._write(
+            {
+                "test": nodeid,
+                "outcome": outcome,
+                "why": why,
+                "seconds": round(sum(each.duration for each in reports), 1),
+                "final": nodeid in self._final,
+                "kernel": {},
+                **ran,
+            }
+        )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._log.write(json.dumps(line, default=str) + "\n")
+        self._log.flush()
 
 
-def _kind(item: pytest.Item) -> str:
-    return item.nodeid.partition("[")[0]
+def _kind(item: pytest.Item) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return what tests that are compared with one another have in common."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    same = ((name, repr(value)) for name, value in params.items() if name not in _COMPARED)
+    return item.nodeid.partition("[")[0], tuple(sorted(same))
 
 
 def configure(config: pytest.Config) -> None:

@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
     base = bases.get(options.base)
     seed = random.SystemRandom().randrange(_SEEDS) if options.seed is None else options.seed
-    every = stages.of(base, seed=seed)
+    every = stages.of(base, seed=seed, drawn=options.seed is None)
     wanted = stages.chosen(every, options.only)
     again = [stage.name for stage in wanted if options.again]
     if options.seed is not None:
@@ -127,8 +127,10 @@ def _copies(proof: Proof, options: argparse.Namespace) -> None:
 def _keep_outcomes(proof: Proof) -> None:
     for stage in proof.stages:
         file = proof.outcomes(stage)
-        if file.is_file():
-            stamp.write_atomic(outcomes.kept(proof.base, stage), file.read_text())
+        found = outcomes.load(proof.base, stage, file) if file.is_file() else None
+        # What counts for nothing now may have taken the place of what does, of another machine.
+        if found is not None and found.passed:
+            outcomes.save(outcomes.kept(proof.base, stage), found)
 
 
 if __name__ == "__main__":

@@ -166,20 +166,30 @@ def _tests(ended: Ended) -> Result:
         return Result(Verdict.NOT_APPLICABLE, "there is no such test")
     made = _junit(ended)
     session = json.loads((ended.here / "session.json").read_text())
-    notes = [f"guests under {', '.join(session['accel'])}"] if session["accel"] else []
-    if session["seed"] is not None:
-        notes.append(f"seed {session['seed']}")
+    notes, unsteady = told(session)
     made = replace(
         made,
-        counts={**made.counts, "not steady": len(session["not_steady"])},
-        unsteady=tuple(plain(each) for each in session["not_steady"]),
-        notes=tuple(notes),
+        counts={**made.counts, "not steady": len(unsteady)},
+        unsteady=unsteady,
+        notes=notes,
         details=_figures(ended.here / "report.json"),
     )
     for kernel in session["kernels"]:
         if kernel.get("arm") == "patched" and kernel["series"] != ended.series:
             return made.failed(_OTHER)
     return made
+
+
+def told(session: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what a run of tests says of itself (session.json): notes, and what was not steady.
+
+    Raises:
+        KeyError, TypeError: it is not such a file.
+    """
+    notes = [f"guests under {', '.join(session['accel'])}"] if session["accel"] else []
+    if session["seed"] is not None:
+        notes.append(f"seed {session['seed']}")
+    return tuple(notes), tuple(plain(each) for each in session["not_steady"])
 
 
 def _host(ended: Ended) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from harness.worktree import Arm, Home
 
 #: Raised when what a stage does, or how it is read, changes: earlier results are void then.
 _RECIPE = "1"
+
+#: What decides which tests are run, and not how one ends.
+_NO_EFFECT = frozenset({"known.py"})
+
+_IMPORT = re.compile(r"^\s*(?:from|import)\s+(test_\w+)", re.M)
 
 #: What tells one kernel from another.
 FACTS = ("release", "compiler", "config_sha256")
@@ -38,18 +44,34 @@ def files(base: Base, stage: Stage) -> dict[str, str]:
         CommandFailed: a compiler cannot be asked.
     """
     words = _words(base, stage, [part for part in stage.parts if part is not Part.VM_TESTS])
-    words += [*stage.argv, _digest(*(each for each in _vm_files() if not _is_test(each)))]
+    shared = [path for path in _vm_files() if not _is_test(path) and path.name not in _NO_EFFECT]
+    words += [*stage.argv, _digest(*shared)]
     return {
-        str(path.relative_to(paths.ROOT)): stamp.digest([*words, path])
+        str(path.relative_to(paths.ROOT)): stamp.digest([*words, path, *_imported(path)])
         for path in _vm_files()
         if _is_test(path)
     }
+
+
+def _imported(test: Path) -> list[Path]:
+    """Return the files of tests that one takes something from, directly or not."""
+    found: set[Path] = set()
+    left = [test]
+    while left:
+        for name in _IMPORT.findall(left.pop().read_text()):
+            path = test.with_name(f"{name}.py")
+            if path.is_file() and path not in found and path != test:
+                found.add(path)
+                left.append(path)
+    return sorted(found)
 
 
 def _words(base: Base, stage: Stage, parts: Iterable[Part]) -> list[str | bytes | Path]:
     words: list[str | bytes | Path] = [_RECIPE, base.name, stage.kind.value]
     for part in parts:
         words += [part.value, _PARTS[part](base)]
+        if part is Part.SOURCE and any(flavour.rt for flavour in stage.flavours):
+            words += [_source(base.under_rt())]
     for flavour in stage.flavours:
         requests = "\n".join(request.line for request in kconfig.merge(flavour.files()))
         words += [flavour.name, requests, build.compiler(flavour.compiler)]

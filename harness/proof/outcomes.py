@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from typing import Any
 from harness import paths, stamp
 from harness.bases import Base
 from harness.errors import HarnessError
-from harness.proof import inputs
-from harness.proof.results import Result, plain
+from harness.proof import evidence, inputs
+from harness.proof.results import Result, Verdict, plain
 from harness.proof.stages import Stage
 
 #: What tests/known.py reads and writes in the directory of a run.
@@ -31,6 +32,9 @@ _RACES = "races-baseline.txt"
 _ROW = ("test", "metric", "unit", "flavour", "cpus", "accel")
 
 _ARMS = ("baseline", "patched")
+
+#: What is between the two functions of a race.
+_SIDES = " / "
 
 
 @dataclass
@@ -78,23 +82,27 @@ class Outcomes:
             series: the digest of the patches that its patched kernels must have.
             there: the kernels that are there; of others nothing counts.
         """
-        for line in _lines(here / NEW):
+        lines = _lines(here / NEW)
+        # What makes a kernel complain may have been an earlier test in the same guest.
+        suspect = {line["guest"] for line in lines if line.get("final") and line.get("guest")}
+        for line in lines:
             name, kernel = line["test"], line["kernel"]
             file = name.partition("::")[0]
             if file not in now or now[file] != self.inputs.get(file):
                 continue
-            if not kernel or (kernel["arm"] == "patched" and kernel["series"] != series):
-                continue
-            facts = {word: str(kernel[word]) for word in ("flavour", "arm", *inputs.FACTS)}
-            if not inputs.contradicted([facts], there):
-                self._ran_on(facts)
-                self._add(name, line)
+            if line["outcome"] != "passed" or line.get("guest") in suspect:
+                self._not_passed(name, line)
+            elif _counts(kernel, series, there):
+                self._ran_on(_facts_of(kernel))
+                self._passed(name, line)
         for row in _rows(here / "report.json"):
-            self._measured(row)
-        self.note([], (plain(each) for each in _unsteady(here / "session.json")))
+            arms = [arm for arm, each in row["kernel"].items() if _counts(each, series, there)]
+            self._measured({**row, **{arm: None for arm in _ARMS if arm not in arms}})
+        with suppress(ValueError, KeyError, TypeError):  # It may not be there, or not whole.
+            self.note(*evidence.told(json.loads(_text(here / "session.json"))))
         text = _text(here / _RACES).splitlines()
         found = (each.partition("#")[0].strip() for each in text)
-        self.races = sorted({*self.races, *(race for race in found if race)})
+        self.races = sorted({*self.races, *(race for race in found if _SIDES in race)})
 
     def adopt_left(self, here: Path, series: str, there: Sequence[Mapping[str, Any]]) -> None:
         """Take over what a run has written down that was killed before it could do this.
@@ -103,24 +111,27 @@ class Outcomes:
         """
         try:
             then = dict(json.loads((here / KNOWN).read_text())["inputs"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return
-        self.adopt(here, then, series, there)
+            if then.items() & self.inputs.items():
+                self.adopt(here, then, series, there)
+        except (OSError, ValueError, KeyError, TypeError, HarnessError):
+            return  # What cannot be read says nothing.
 
-    def _add(self, name: str, line: Mapping[str, Any]) -> None:
-        if line["outcome"] == "passed":
-            why = self.failed.pop(name, "")
-            if why:
-                self.unsteady.append(f"{name} failed in an earlier run: {why}")
-            self.passed[name] = line["seconds"]
-        elif line["outcome"] == "failed":
-            self.passed.pop(name, None)
+    def _passed(self, name: str, line: Mapping[str, Any]) -> None:
+        why = self.failed.pop(name, "")
+        if why:
+            self.unsteady.append(f"{name} failed in an earlier run: {why}")
+        self.passed[name] = line["seconds"]
+
+    def _not_passed(self, name: str, line: Mapping[str, Any]) -> None:
+        """Take note of a failure, of a test left out, or of one that must be run again."""
+        self.passed.pop(name, None)
+        if line["outcome"] == "failed":
             self.failed[name] = plain(line["why"])
 
     def _ran_on(self, kernel: dict[str, Any]) -> None:
         if inputs.contradicted(self.kernels, [kernel]):
             # What an earlier kernel passed says nothing about this one.
-            self.passed, self.figures, self.kernels = {}, [], []
+            self.passed, self.figures, self.races, self.kernels = {}, [], [], []
         if kernel not in self.kernels:
             self.kernels.append(kernel)
 
@@ -134,6 +145,8 @@ class Outcomes:
     def told(self, result: Result) -> Result:
         """Remember what a run said of itself; return its result with what others said."""
         self.note(result.notes, result.unsteady)
+        if self.failed and result.verdict is Verdict.PASSED:
+            result = result.failed(f"failed before and not passed since: {', '.join(self.failed)}")
         details = {**result.details, "figures": self.figures} if self.figures else result.details
         return replace(
             result,
@@ -171,7 +184,8 @@ def load(base: Base, stage: Stage, own: Path) -> Outcomes:
             continue
 
         def of(name: str, same: set[str] = same) -> bool:
-            return name.partition("::")[0] in same
+            file, colons, _ = name.partition("::")
+            return file in same or not colons
 
         found.passed |= {
             name: took
@@ -224,14 +238,24 @@ def _text(file: Path) -> str:
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     """Return the whole lines of a file that may have been cut off."""
-    return [json.loads(line) for line in _text(file).splitlines(True) if line.endswith("}\n")]
+    found = []
+    for line in _text(file).splitlines(True):
+        try:
+            found += [json.loads(line)] if line.endswith("}\n") else []
+        except ValueError:
+            continue
+    return found
 
 
-def _unsteady(file: Path) -> list[str]:
-    try:
-        return list(json.loads(_text(file))["not_steady"])
-    except (ValueError, KeyError, TypeError):
-        return []
+def _counts(kernel: Mapping[str, Any], series: str, there: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether what was seen on a kernel says something of the one that is there."""
+    if not kernel or (kernel["arm"] == "patched" and kernel["series"] != series):
+        return False
+    return not inputs.contradicted([_facts_of(kernel)], there)
+
+
+def _facts_of(kernel: Mapping[str, Any]) -> dict[str, Any]:
+    return {word: str(kernel[word]) for word in ("flavour", "arm", *inputs.FACTS)}
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

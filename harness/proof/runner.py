@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,9 @@ class Proof:
         except HarnessError as err:
             return Result(Verdict.NOT_RUN, plain(err.what))
         # What the repository keeps may be of another machine, whose build/ is not here.
-        found = results.load(file, key) or results.from_report(kept(self.base), stage.name, key)
+        found = results.load(file, key)
+        if found is None and not self._failed_here(stage):
+            found = results.from_report(kept(self.base), stage.name, key)
         if found is None and not file.exists():
             return Result(Verdict.NOT_RUN, "not run yet")
         if found is None or inputs.contradicted(
@@ -129,6 +132,11 @@ class Proof:
         ):
             return Result(Verdict.NOT_RUN, "something that it speaks for has changed since")
         return found
+
+    def _failed_here(self, stage: Stage) -> bool:
+        """Tell whether a test of it failed, as things are now, and has not passed since."""
+        file = self.outcomes(stage)
+        return file.is_file() and bool(outcomes.load(self.base, stage, file).failed)
 
     def _idle(self, stage: Stage) -> str:
         """Return why a stage can say nothing here, empty if it can."""
@@ -172,7 +180,9 @@ class Proof:
         """Run the tests that have not passed as things are now, and keep what comes of each."""
         file = self.outcomes(stage)
         known = outcomes.load(self.base, stage, file)
-        known.adopt_left(self.directory / stage.name, self.whole, inputs.kernels(self.base, stage))
+        there = inputs.kernels(self.base, stage)
+        known.adopt_left(self.directory / stage.name, self.whole, there)
+        outcomes.save(file, known)
         if whole:
             known = outcomes.Outcomes(inputs=known.inputs)
         here = self._directory(stage)
@@ -182,14 +192,23 @@ class Proof:
             result = self._command(
                 stage, place, here, earlier=lambda: len(before - outcomes.tried(here))
             )
-        finally:
-            # A run that was ended has got somewhere, too.
-            now = inputs.files(self.base, stage)
-            known.adopt(here, now, self.whole, inputs.kernels(self.base, stage))
-            outcomes.save(file, known)
+        except BaseException:
+            # A run that was ended has got somewhere, too; why it was must not be lost.
+            with suppress(HarnessError):
+                self._adopt(stage, known, here)
+            raise
+        self._adopt(stage, known, here)
+        gone = before - outcomes.tried(here) - known.passed.keys()
+        if gone:
+            result = result.failed(f"{len(gone)} tests had passed on another kernel")
         result = known.told(result)
         outcomes.save(file, known)
         return result
+
+    def _adopt(self, stage: Stage, known: outcomes.Outcomes, here: Path) -> None:
+        now = inputs.files(self.base, stage)
+        known.adopt(here, now, self.whole, inputs.kernels(self.base, stage))
+        outcomes.save(self.outcomes(stage), known)
 
     def outcomes(self, stage: Stage) -> Path:
         """Return the file of what came of a stage's tests on this machine."""
@@ -207,7 +226,8 @@ class Proof:
         self, stage: Stage, place: str, here: Path, *, earlier: Callable[[], int] = lambda: 0
     ) -> Result:
         log = here / _LOG
-        program, *rest = (word.replace(HERE, str(here)) for word in stage.argv)
+        words = (*stage.argv, *stage.chance)
+        program, *rest = (word.replace(HERE, str(here)) for word in words)
         line = progress.Line(f"{place}, {stage.name}")
         started = time.monotonic()
 

@@ -64,6 +64,7 @@ class Stage:
         name: what people call it.
         title: what it does, one line.
         argv: a program of scripts/ and its arguments; :data:`HERE` stands for a directory.
+        chance: more of them, which nobody has asked for and which no result depends on.
         limit: seconds that it may take.
         parts: what it speaks for, beside the kernels of its flavours.
         flavours: those that it needs a kernel of; the fragments of each count as well.
@@ -78,17 +79,20 @@ class Stage:
     parts: tuple[Part, ...]
     flavours: tuple[Flavour, ...] = ()
     arms: tuple[str, ...] = field(default=("patched",))
+    chance: tuple[str, ...] = ()
 
 
-def of(base: Base, *, seed: int) -> list[Stage]:
+def of(base: Base, *, seed: int, drawn: bool = False) -> list[Stage]:
     """Return the stages of a base's proof, those that take minutes before those that take hours.
 
     Args:
         seed: what the fault scenarios start from.
+        drawn: nobody has asked for that one.
     """
     own = flavours.get(base.flavour)
     debug = flavours.get("debug")
     tests = ("test", "--base", base.name, "-v", *GO_ON)
+    start = ("--seed", str(seed))
     both = ("patched", "baseline")
     vm = (Part.PATCHES, Part.SOURCE, Part.VM_TESTS)
     found = [
@@ -138,10 +142,11 @@ def of(base: Base, *, seed: int) -> list[Stage]:
             FAULTS,
             "memory that runs out, CPUs that go, random order; also on the debug kernel",
             Kind.TESTS,
-            (*tests, "-m", "vm and faults", "--faults", "--slow", "--seed", str(seed)),
+            (*tests, "-m", "vm and faults", "--faults", "--slow", *(() if drawn else start)),
             8 * _HOUR,
             vm,
             (own, debug),
+            chance=start if drawn else (),
         ),
         Stage(
             "prefixes",

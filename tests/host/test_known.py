@@ -41,8 +41,10 @@ def test_broken(broken):
     pass
 
 @pytest.mark.parametrize("arm", ["a", "b"])
-def test_compared(memo, arm):
-    pass
+@pytest.mark.parametrize("what", ["x", "y"])
+def test_compared(memo, arm, what):
+    if what == "y":
+        pytest.skip("not here")
 
 def test_races(request):
     assert [str(each) for each in request.config.skbhome.races.seen["baseline"]] == ["f / g"]
@@ -95,8 +97,10 @@ def test_outcomes_are_written_down(tmp_path: Path) -> None:
         "test_bad": "failed",
         "test_skipped": "skipped",
         "test_broken": "failed",
-        "test_compared[a]": "passed",
-        "test_compared[b]": "passed",
+        "test_compared[x-a]": "passed",
+        "test_compared[x-b]": "passed",
+        "test_compared[y-a]": "skipped",
+        "test_compared[y-b]": "skipped",
         "test_races": "passed",
         "test_killed": "passed",
     }
@@ -104,6 +108,8 @@ def test_outcomes_are_written_down(tmp_path: Path) -> None:
     assert found["test_broken"]["why"].startswith("AssertionError: at the end")
     # No guest, so no kernel that it could speak for.
     assert found["test_good"]["kernel"] == {}
+    # Nor did a kernel complain of it.
+    assert not found["test_bad"]["final"]
 
 
 def test_a_run_that_is_killed_has_written_down_what_it_did(tmp_path: Path) -> None:
@@ -120,8 +126,16 @@ def test_what_passed_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("passed", "left_out"), [("a", False), ("ab", True)])
 def test_what_is_compared_is_run_together(tmp_path: Path, passed: str, left_out: bool) -> None:
-    _, found, _ = run(tmp_path, *(f"test_compared[{arm}]" for arm in passed))
-    assert ("test_compared[a]" not in found) == left_out
+    _, found, _ = run(tmp_path, *(f"test_compared[x-{arm}]" for arm in passed))
+    assert ("test_compared[x-a]" not in found) == left_out
+
+
+def test_what_is_compared_again_has_not_passed_until_then(tmp_path: Path) -> None:
+    run(tmp_path, "test_compared[x-a]", "test_good")
+    lines = [json.loads(line) for line in (tmp_path / "outcomes.jsonl").read_text().splitlines()]
+    said = {line["test"]: line["outcome"] for line in lines if line["outcome"] == "again"}
+    assert said == {"test_them.py::test_compared[x-a]": "again"}
+    assert lines[0]["outcome"] == "again"
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]"])

@@ -11,8 +11,9 @@ from fakekernel import BASE
 from fakeproof import Lab, junit, lab
 
 from harness.cli import prove
-from harness.proof import outcomes
+from harness.proof import inputs, outcomes, stages
 from harness.proof.results import Verdict
+from harness.proof.stages import Stage
 
 pytestmark = pytest.mark.host
 
@@ -26,13 +27,8 @@ def second_file(lab: Lab) -> None:
     (lab.top / Y).write_text("more tests\n")
 
 
-def kernel(lab: Lab, **other: str) -> dict[str, str]:
-    facts = {"flavour": "default", "arm": "patched", "release": "5.10.1", "compiler": "gcc 1"}
-    return {**facts, "config_sha256": "c0ffee", "series": lab.whole, "base": "v5.10", **other}
-
-
 def line(lab: Lab, name: str, outcome: str = "passed", why: str = "", **other: Any) -> str:
-    facts = {"test": name, "outcome": outcome, "why": why, "seconds": 2.5, "kernel": kernel(lab)}
+    facts = {"test": name, "outcome": outcome, "why": why, "seconds": 2.5, "kernel": lab.kernel()}
     return json.dumps({**facts, **other}) + "\n"
 
 
@@ -105,7 +101,7 @@ def test_a_kernel_that_is_there_now_is_another(lab: Lab) -> None:
 
 def test_two_kernels_are_not_added_up(lab: Lab) -> None:
     half_a_run(lab)
-    plan(lab, line(lab, f"{X}::b", kernel=kernel(lab, release="5.10.2")), b="ok", status=1)
+    plan(lab, line(lab, f"{X}::b", kernel=lab.kernel(release="5.10.2")), b="ok", status=1)
     lab.run("vm-default")
     plan(lab, line(lab, f"{X}::b"), b="ok")
     lab.run("vm-default")
@@ -114,7 +110,7 @@ def test_two_kernels_are_not_added_up(lab: Lab) -> None:
 
 @pytest.mark.parametrize("wrong", [{"series": "other"}, None])
 def test_a_kernel_of_other_patches_adds_nothing(lab: Lab, wrong: dict[str, str] | None) -> None:
-    ran = kernel(lab, **wrong) if wrong else {}
+    ran = lab.kernel(**wrong) if wrong else {}
     plan(lab, line(lab, f"{X}::a", kernel=ran), a="ok", status=1)
     lab.run("vm-default")
     lab.run("vm-default")
@@ -208,18 +204,21 @@ def test_figures_of_both_kernels_make_one_row(lab: Lab) -> None:
     row |= {"cpus": 4, "accel": "tcg"}
     plan(lab, line(lab, f"{X}::a"), a="ok", status=1)
     files = lab.plan["vm-default"]["files"]
-    files["report.json"] = json.dumps([{**row, "baseline": None, "patched": 2, "kernel": {}}])
+    ran = {"patched": lab.kernel()}
+    files["report.json"] = json.dumps([{**row, "baseline": None, "patched": 2, "kernel": ran}])
     lab.run("vm-default")
     plan(lab, line(lab, f"{X}::b"), b="ok")
     files = lab.plan["vm-default"]["files"]
-    files["report.json"] = json.dumps([{**row, "baseline": 7.5, "patched": None, "kernel": {}}])
+    # What a kernel of other patches did is not taken over.
+    ran = {"baseline": lab.kernel(arm="baseline", series=""), "patched": lab.kernel(series="x")}
+    files["report.json"] = json.dumps([{**row, "baseline": 7.5, "patched": 9, "kernel": ran}])
     found = lab.run("vm-default")["vm-default"]
     assert found.details["figures"] == [{**row, "baseline": 7.5, "patched": 2}]
 
 
 def test_races_of_the_baseline_are_remembered(lab: Lab) -> None:
     plan(lab, line(lab, f"{X}::a"), a="ok", status=1)
-    lab.plan["vm-default"]["files"]["races-baseline.txt"] = "a / b  # 3\n"
+    lab.plan["vm-default"]["files"]["races-baseline.txt"] = "a / b  # 3\ncut o"
     lab.run("vm-default")
     lab.run("vm-default")
     before = lab.directory("vm-default") / "races-before.txt"
@@ -236,6 +235,115 @@ def test_the_repository_keeps_it_for_other_machines(lab: Lab) -> None:
     own.unlink()
     lab.run("vm-default")
     assert told(lab) == [f"{X}::a", f"{Y}::d"]
+
+
+def test_a_kernel_that_replaces_another_is_no_pass(lab: Lab) -> None:
+    """What passed before is of a kernel that is no longer there, which the end of the run shows."""
+    half_a_run(lab)
+    other = lab.kernel(release="5.10.2")
+    plan(lab, line(lab, f"{X}::b", kernel=other), b="ok")
+    found = lab.run("vm-default")["vm-default"]
+    assert found.verdict is Verdict.FAILED
+    assert found.why == "2 tests had passed on another kernel"
+    plan(lab, line(lab, f"{X}::a", kernel=other), line(lab, f"{Y}::d", kernel=other), a="ok")
+    assert lab.run("vm-default")["vm-default"].verdict is Verdict.PASSED
+    assert told(lab) == [f"{X}::b"]
+
+
+def test_what_failed_and_is_skipped_then_is_no_pass(lab: Lab) -> None:
+    half_a_run(lab)
+    plan(lab, line(lab, f"{X}::b", "skipped"), b="skip: not here")
+    found = lab.run("vm-default")["vm-default"]
+    assert found.verdict is Verdict.FAILED
+    assert found.why == f"failed before and not passed since: {X}::b"
+
+
+def test_what_must_be_compared_again_has_not_passed(lab: Lab) -> None:
+    half_a_run(lab)
+    plan(lab, line(lab, f"{X}::a", "again", kernel={}), status=1)
+    lab.run("vm-default")
+    lab.run("vm-default")
+    assert told(lab) == [f"{Y}::d"]
+
+
+def test_a_complaint_makes_the_guest_s_tests_suspect(lab: Lab) -> None:
+    """What an earlier test in the same guest did may be what the kernel complains of."""
+    plan(
+        lab,
+        line(lab, f"{X}::a", guest="one"),
+        line(lab, f"{X}::b", guest="two"),
+        line(lab, f"{X}::c", "failed", "KASAN", guest="two", final=True),
+        line(lab, f"{Y}::d", "failed", "assert 0", guest="one", final=False),
+        status=1,
+        a="ok",
+    )
+    lab.run("vm-default")
+    lab.run("vm-default")
+    assert told(lab) == [f"{X}::a"]
+
+
+def test_lines_that_cannot_be_read_say_nothing(lab: Lab) -> None:
+    plan(lab, "\0\0}\n", line(lab, f"{X}::a"), status=1, a="ok")
+    lab.run("vm-default")
+    lab.run("vm-default")
+    assert told(lab) == [f"{X}::a"]
+
+
+def test_what_a_file_takes_from_another_counts_as_its_own(lab: Lab) -> None:
+    (lab.top / X).write_text("from test_y import helper\n")
+    (lab.top / Y).write_text("import test_z\n")
+    (lab.top / "tests/vm/test_z.py").write_text("from test_x import other\n")
+    half_a_run(lab)
+    (lab.top / "tests/vm/test_z.py").write_text("from test_x import another\n")
+    lab.run("vm-default")
+    assert told(lab) == []
+
+
+def test_a_patch_of_preempt_rt_counts_for_its_flavours(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = {name: lab.stages(name)[0] for name in ("vm-rt", "vm-default")}
+    before = {name: inputs.files(BASE, each) for name, each in stage.items()}
+    source = inputs._source
+    monkeypatch.setattr(inputs, "_source", lambda base: source(base) + "another" * base.rt)
+    after = {name: inputs.files(BASE, each) for name, each in stage.items()}
+    assert before["vm-rt"] != after["vm-rt"]
+    assert before["vm-default"] == after["vm-default"]
+
+
+def test_chance_that_was_drawn_is_part_of_no_result(lab: Lab) -> None:
+    def of(seed: int, *, drawn: bool) -> Stage:
+        every = stages.of(BASE, seed=seed, drawn=drawn)
+        return next(each for each in every if each.name == stages.FAULTS)
+
+    one, two = of(1, drawn=True), of(2, drawn=True)
+    assert (one.chance, two.chance) == (("--seed", "1"), ("--seed", "2"))
+    assert inputs.files(BASE, one) == inputs.files(BASE, two)
+    assert inputs.files(BASE, of(1, drawn=False)) != inputs.files(BASE, of(2, drawn=False))
+
+
+def test_what_counts_elsewhere_is_not_overwritten(lab: Lab) -> None:
+    half_a_run(lab)
+    stage = lab.stages("vm-default")[0]
+    other = outcomes.load(BASE, stage, lab.proof().outcomes(stage))
+    other.passed[f"{X}::e"] = 1.0
+    outcomes.save(outcomes.kept(BASE, stage), other)
+    own = lab.proof().outcomes(stage)
+    own.write_text(own.read_text().replace(other.inputs[X], "old").replace(other.inputs[Y], "old"))
+    lab.write()
+    assert prove.main(["v5.10", "--only", "series", "--keep"]) == 0
+    kept = json.loads(outcomes.kept(BASE, stage).read_text())
+    assert sorted(kept["passed"]) == [f"{X}::a", f"{X}::e", f"{Y}::d"]
+
+
+def test_a_failure_here_outweighs_a_pass_in_the_repository(lab: Lab) -> None:
+    plan(lab, line(lab, f"{X}::a"), a="ok")
+    lab.write()
+    assert prove.main(["v5.10", "--only", "vm-default", "--keep"]) == 0
+    plan(lab, line(lab, f"{X}::a", "failed", "assert 0"), a="assert 0", status=1)
+    assert lab.run("vm-default", again=("vm-default",))["vm-default"].verdict is Verdict.FAILED
+    (lab.top / "build/proof/v5.10/results/vm-default.json").unlink()
+    assert lab.proof().known["vm-default"].verdict is Verdict.NOT_RUN
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"passed": 1, "more": 2}', "{"])

@@ -524,7 +524,8 @@ def test_the_report_tells_all_and_names_no_directory_of_this_machine(
         },
     }
     row = {"test": "t", "metric": "freed | kept", "baseline": 1.5, "patched": None, "unit": "%",
-           "flavour": "default", "cpus": 4, "accel": "tcg", "kernel": {}}  # fmt: skip
+           "flavour": "default", "cpus": 4, "accel": "tcg",
+           "kernel": {"baseline": lab.kernel(arm="baseline")}}  # fmt: skip
     lab.plan["vm-default"]["files"]["report.json"] = json.dumps([row])
     lab.run("series", "host", "mutants", "vm-rt", "vm-default", "kernel-clang")
     top = lab.top / "build/proof/v5.10"
@@ -607,6 +608,7 @@ def test_what_the_tests_of_a_stage_measured_is_kept(lab: Lab) -> None:
     for stage in ("vm-default", "vm-rt", "slow"):
         row = {"test": stage, "metric": "frees", "unit": "1/s", "flavour": "default", "cpus": 4}
         row |= {"accel": "tcg", "baseline": 7.25, "patched": None}
+        row |= {"kernel": {"baseline": lab.kernel(arm="baseline")}}
         lab.plan[stage]["files"]["report.json"] = json.dumps([row])
     lab.plan["vm-rt"]["status"] = 1
     assert command(lab, "--only", "vm-default", "--only", "vm-rt", "--keep") == 1

@@ -62,7 +62,7 @@ def run(vm, scale, test, directory) -> Outcome:
     return selftests.outcome(done.returncode, done.stdout + done.stderr, done.seconds)
 
 
-def test_selftest(test, arm, directory, guest, lab, scale, request, report):
+def test_selftest(test, arm, directory, guest, lab, scale, request, report, memo):
     """What passes on the baseline passes on the patched kernel, case by case.
 
     tests/host/test_selftests_harness.py shows that the comparison fails when it should.
@@ -76,7 +76,7 @@ def test_selftest(test, arm, directory, guest, lab, scale, request, report):
     log = request.config.skbhome.directory / f"selftest-{test.name.replace('/', '-')}-{arm}.log"
     log.write_text("".join(each.output for each in runs))
     report.add("selftest", str(outcome))
-    known = request.config.skbhome.memo.setdefault(("selftest", test.name, guest.key.flavour), {})
+    known = memo.setdefault(("selftest", test.name, guest.key.flavour), {})
     known[arm] = outcome
     if outcome.result is selftests.Result.TIMEOUT:
         # It was ended in the middle: what it changed is still changed.
