@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -303,10 +304,11 @@ def test_a_patch_of_preempt_rt_counts_for_its_flavours(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = {name: lab.stages(name)[0] for name in ("vm-rt", "vm-default")}
-    before = {name: inputs.files(BASE, each) for name, each in stage.items()}
+    base = replace(BASE, rt_patch=True)
+    before = {name: inputs.files(base, each) for name, each in stage.items()}
     source = inputs._source
     monkeypatch.setattr(inputs, "_source", lambda base: source(base) + "another" * base.rt)
-    after = {name: inputs.files(BASE, each) for name, each in stage.items()}
+    after = {name: inputs.files(base, each) for name, each in stage.items()}
     assert before["vm-rt"] != after["vm-rt"]
     assert before["vm-default"] == after["vm-default"]
 
