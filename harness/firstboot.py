@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import stamp
+from harness import races, stamp
 from harness.build import Kernel
 from harness.console import Console
 from harness.errors import HarnessError
@@ -74,7 +74,9 @@ def _bare(kernel: Kernel, directory: Path) -> Boot:
 def _check(kernel: Kernel, release: str, console: Console, log: Path) -> None:
     if release != kernel.release:
         raise BootedWrong(f"the guest runs {release}, but {kernel.release} was built", log=log)
-    splats = console.splats()
+    splats = races.answered_for(
+        console.splats(), kernel.tree.base.patches if kernel.tree.arm == "patched" else None
+    )
     if splats:
         raise BootedWrong(
             f"the kernel complains while it boots: {splats[0].title}",

@@ -11,9 +11,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness import patchfile
 from harness import series as all_series
+
+#: The kind of splat that a report of a race is.
+KIND = "KCSAN"
 
 _TITLE = re.compile(r"data-race in (\S+)(?: / (\S+))?")
 
@@ -77,6 +81,19 @@ def known(listed: Path) -> frozenset[Race]:
         return frozenset()
     lines = (line.partition("#")[0].strip() for line in listed.read_text().splitlines())
     return frozenset(Race(*sorted(line.split(" / "))) for line in lines if line)
+
+
+def answered_for(splats: Iterable[Any], patches: Path | None) -> list[Any]:
+    """Return those of a console's splats that a series answers for, nothing else being known.
+
+    Args:
+        patches: the series' directory, or None for a kernel without it, which answers for no race.
+    """
+    found = [(each, parse(each.title) if each.kind == KIND else None) for each in splats]
+    mine: set[Race] = set()
+    if patches is not None and any(race for _, race in found):
+        mine = set(ours((race for _, race in found if race), touched(patches), frozenset()))
+    return [splat for splat, race in found if race is None or race in mine]
 
 
 def ours(races: Iterable[Race], functions: frozenset[str], baseline: frozenset[Race]) -> list[Race]:

@@ -90,3 +90,11 @@ def test_what_fails_a_test(patches: Path, tmp_path: Path, monkeypatch: pytest.Mo
     noted = (tmp_path / "races-patched.txt").read_text()
     assert "x / y  # 1\n" in noted and "added / other  # 1\n" in noted
     assert (tmp_path / "races-baseline.txt").read_text() == "added / seen  # 1\n"
+
+
+def test_what_a_boot_is_refused_for(patches: Path) -> None:
+    """Of races those of the series, of everything else all; without a series no race."""
+    mine, other, worse = splat("added / x"), splat("x / y"), splat("whatever", kind="KASAN")
+    assert races.answered_for([mine, other, worse], patches) == [mine, worse]
+    assert races.answered_for([mine, other, worse], None) == [worse]
+    assert races.answered_for([], patches) == []

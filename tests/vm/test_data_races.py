@@ -1,5 +1,7 @@
 """The same traffic without and with the series, under the data race detector."""
 
+import re
+
 import pytest
 import racecheck
 
@@ -11,6 +13,13 @@ arms = pytest.mark.parametrize(
 )
 
 
+def watchpoints(lab):
+    """Return at how many accesses the detector has looked; it must be on."""
+    text = lab.read("/sys/kernel/debug/kcsan")
+    assert "enabled: 1" in text.splitlines(), text
+    return int(re.search(r"setup_watchpoints: (\d+)", text)[1])
+
+
 @arms
 @pytest.mark.limit(180)
 def test_no_race_of_the_series(lab, report, guest, request, arm):
@@ -20,6 +29,7 @@ def test_no_race_of_the_series(lab, report, guest, request, arm):
     """
     amount = lab.scale.work(4 << 20)
     count = lab.scale.work(4000)
+    before = watchpoints(lab)
     for kind in ("veth", "lo"):
         net = lab.shared_net(kind, rps=0xE)
         for tx, rx in ((0, 1), (1, 0), (2, 3)):
@@ -31,5 +41,8 @@ def test_no_race_of_the_series(lab, report, guest, request, arm):
             lab.udp(net, flows=2, tx_cpu=0, rx_cpu=3, count=count, window=16).intact()
     lab.sh("sleep 1")
     guest.vm.flush_console()
+    looked = watchpoints(lab) - before
+    report.add("accesses that were watched", looked)
+    assert looked > 10_000
     seen = request.config.skbhome.races.seen[arm]
     report.add("kinds of data races seen by now", len(seen))
