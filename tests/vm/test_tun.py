@@ -117,7 +117,7 @@ def test_slow_paths_and_kicks(lab, report, arm, kind):
         tries = []
         while len(tries) < ATTEMPTS:
             tries.append(steady(lab, kind, count=lab.scale.work(50_000), patched=True))
-            wanted = ASKED_FOR if lab.rt else KICKS
+            wanted = ASKED_FOR if lab.rt else TOO_MANY if lab.scale.slow > 2 else KICKS
             if not exceeded(lab, tries[-1]) and tries[-1]["kicks"] <= wanted:
                 break
         found = min(tries, key=lambda each: (len(exceeded(lab, each)), each["kicks"]))
@@ -125,7 +125,7 @@ def test_slow_paths_and_kicks(lab, report, arm, kind):
     for name, value in found.items():
         report.add(f"{kind}: {name}, of 1,000 packets", value)
     if arm == "baseline":
-        assert found["free_slowpath on the reader's CPU"] > 900
+        assert found["free_slowpath on the reader's CPU"] > 900 or lab.forgets_when_offline
     else:
         assert not exceeded(lab, found), found
 
