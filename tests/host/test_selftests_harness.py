@@ -347,7 +347,8 @@ class Run:
         spec = importlib.util.spec_from_file_location("vm_test_selftests", path)
         self.module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(self.module)
-        session = SimpleNamespace(directory=tmp_path, memo={})
+        session = SimpleNamespace(directory=tmp_path)
+        self.memo = {}
         self.request = SimpleNamespace(config=SimpleNamespace(skbhome=session))
         self.drained = 0
         self.rows = []
@@ -363,6 +364,7 @@ class Run:
             lab=SimpleNamespace(drained=self.drain),
             scale=SimpleNamespace(seconds=lambda limit: limit),
             request=self.request,
+            memo=self.memo,
             report=SimpleNamespace(add=lambda *row: self.rows.append(row)),
         )
 
@@ -404,7 +406,7 @@ def test_a_failure_alone_is_only_reported(both):
 def test_what_time_decides_may_be_tried_again(both):
     both("patched", 1, 0, tries=2)
     both("baseline", 0, tries=2)
-    both.request.config.skbhome.memo.clear()
+    both.memo.clear()
     both("patched", 1, 1, tries=2)
     with pytest.raises(AssertionError):
         both("baseline", 0, tries=2)
