@@ -199,7 +199,8 @@ def load(base: Base, stage: Stage, own: Path) -> Outcomes:
         }
         for each in facts.kernels:
             found.kernels += [each] if each not in found.kernels else []
-        for row in facts.figures:
+        newer, found.figures = found.figures, []
+        for row in (*facts.figures, *newer):
             found._measured(row)
         found.races = sorted({*found.races, *facts.races})
         found.note(facts.notes, (each for each in facts.unsteady if of(each)))

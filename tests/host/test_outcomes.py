@@ -217,6 +217,23 @@ def test_figures_of_both_kernels_make_one_row(lab: Lab) -> None:
     assert found.details["figures"] == [{**row, "baseline": 7.5, "patched": 2}]
 
 
+def test_a_figure_of_this_machine_is_not_replaced_by_the_repository_s(lab: Lab) -> None:
+    half_a_run(lab)
+    stage = lab.stages("vm-default")[0]
+    own = lab.proof().outcomes(stage)
+    row: dict[str, Any] = {"test": "t", "metric": "frees", "unit": "1/s", "flavour": "default"}
+    row |= {"cpus": 4, "accel": "tcg", "baseline": None}
+    found = outcomes.load(BASE, stage, own)
+    found.figures = [{**row, "patched": 1, "baseline": 7}, {**row, "metric": "m", "patched": 3}]
+    outcomes.save(outcomes.kept(BASE, stage), found)
+    found.figures = [{**row, "patched": 2}]
+    outcomes.save(own, found)
+    assert outcomes.load(BASE, stage, own).figures == [
+        {**row, "patched": 2, "baseline": 7},
+        {**row, "metric": "m", "patched": 3},
+    ]
+
+
 def test_races_of_the_baseline_are_remembered(lab: Lab) -> None:
     plan(lab, line(lab, f"{X}::a"), a="ok", status=1)
     lab.plan["vm-default"]["files"]["races-baseline.txt"] = "a / b  # 3\ncut o"
